@@ -1,0 +1,243 @@
+//! What travels from receiver to worker: the events of one portal from one request, as one message.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Event, EventId, IdentityHasher, Millis, PortalId};
+
+/// The content type of an encoded [`Batch`], CloudEvents' JSON batch format.
+pub const BATCH_CONTENT_TYPE: &str = "application/cloudevents-batch+json";
+
+/// The events of one portal from one request, in the order HubSpot listed them. Never empty.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    portal_id: PortalId,
+    events: Vec<Event>,
+}
+
+/// Why bytes are no batch.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// Not a CloudEvents batch of our events. The cause is kept without its text, which may quote values.
+    #[error("not a CloudEvents batch of events: {category} error at line {line}, column {column}")]
+    Unreadable {
+        /// `syntax`, `data` or `eof`.
+        category: &'static str,
+        /// 1-based.
+        line: usize,
+        /// 1-based.
+        column: usize,
+    },
+    /// A batch without events has no portal.
+    #[error("the batch is empty")]
+    Empty,
+    /// Events of several portals in one batch.
+    #[error("the batch holds events of several portals")]
+    MixedPortals,
+}
+
+/// One element of the batch: a CloudEvent around an event.
+#[derive(Serialize, Deserialize)]
+struct Element<E> {
+    specversion: String,
+    id: EventId,
+    source: String,
+    subject: String,
+    r#type: String,
+    time: Millis,
+    datacontenttype: String,
+    data: E,
+}
+
+impl Batch {
+    /// A batch of `events`.
+    ///
+    /// # Errors
+    /// [`BatchError::Empty`] and [`BatchError::MixedPortals`].
+    pub fn new(events: Vec<Event>) -> Result<Self, BatchError> {
+        let portal_id = events.first().ok_or(BatchError::Empty)?.portal_id.clone();
+        if events.iter().any(|event| event.portal_id != portal_id) {
+            return Err(BatchError::MixedPortals);
+        }
+        Ok(Self { portal_id, events })
+    }
+
+    /// The portal all events belong to.
+    #[must_use]
+    pub fn portal_id(&self) -> &PortalId {
+        &self.portal_id
+    }
+
+    /// The events, in the order HubSpot listed them.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// Gives up the events.
+    #[must_use]
+    pub fn into_events(self) -> Vec<Event> {
+        self.events
+    }
+
+    /// A hash of the ids it carries: the message id.
+    #[must_use]
+    pub fn id(&self) -> EventId {
+        let mut hasher = IdentityHasher::new("batch");
+        self.events
+            .iter()
+            .for_each(|event| hasher.field(event.id.as_str()));
+        hasher.finish()
+    }
+
+    /// The JSON of the batch, of type [`BATCH_CONTENT_TYPE`].
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let elements: Vec<Element<&Event>> = self.events.iter().map(element).collect();
+        serde_json::to_vec(&elements).expect("events have string keys and no fallible fields")
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// Every variant of [`BatchError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, BatchError> {
+        let elements: Vec<Element<Event>> =
+            serde_json::from_slice(bytes).map_err(|error| BatchError::Unreadable {
+                category: match error.classify() {
+                    serde_json::error::Category::Syntax => "syntax",
+                    serde_json::error::Category::Eof => "eof",
+                    serde_json::error::Category::Data | serde_json::error::Category::Io => "data",
+                },
+                line: error.line(),
+                column: error.column(),
+            })?;
+        Self::new(elements.into_iter().map(|element| element.data).collect())
+    }
+}
+
+fn element(event: &Event) -> Element<&Event> {
+    let subject = event.subject();
+    let type_name = subject.object_type_id.name();
+    Element {
+        specversion: "1.0".to_owned(),
+        id: event.id.clone(),
+        source: format!("hubspot/{}", event.portal_id),
+        subject: format!("{type_name}/{}", subject.object_id),
+        r#type: format!("crm.{type_name}.{}.v1", event.kind()),
+        time: event.occurred_at,
+        datacontenttype: "application/json".to_owned(),
+        data: event,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{
+        AssociationChange, AssociationEvent, ConversationChange, ConversationEvent, EventBody,
+        ObjectChange, ObjectEvent, ObjectTypeId, UnknownEvent,
+    };
+
+    fn event(portal: &str, body: EventBody) -> Event {
+        Event {
+            id: IdentityHasher::new("test").finish(),
+            portal_id: portal.into(),
+            app_id: Some("7".into()),
+            subscription_id: None,
+            subscription_type: "object.propertyChange".into(),
+            hubspot_event_id: Some("100".into()),
+            occurred_at: Millis::new(1_763_892_000_123).unwrap(),
+            received_at: Millis::new(1_763_892_000_456).unwrap(),
+            attempt_number: 3,
+            change_source: Some("CRM_UI".into()),
+            source_id: None,
+            body,
+        }
+    }
+
+    fn one_of_each() -> Vec<Event> {
+        let object = |change| {
+            EventBody::Object(ObjectEvent {
+                object_type_id: ObjectTypeId::from_name("contact"),
+                object_id: "512".into(),
+                change,
+            })
+        };
+        let bodies = [
+            object(ObjectChange::Created),
+            object(ObjectChange::PropertyChanged {
+                property_name: "email".into(),
+                property_value: None,
+                is_sensitive: true,
+            }),
+            object(ObjectChange::Merged {
+                merged_object_ids: vec!["1".into(), "2".into()],
+                primary_object_id: Some("1".into()),
+                new_object_id: None,
+                number_of_properties_moved: Some(3),
+            }),
+            object(ObjectChange::Unknown {
+                raw: serde_json::json!({"a": [1, null]}),
+            }),
+            EventBody::Association(AssociationEvent {
+                from_object_type_id: ObjectTypeId::from_name("contact"),
+                from_object_id: "5".into(),
+                to_object_type_id: ObjectTypeId::from_name("company"),
+                to_object_id: "6".into(),
+                association_type: Some("CONTACT_TO_COMPANY".into()),
+                association_category: None,
+                association_type_id: Some(279),
+                is_primary: true,
+                change: AssociationChange::Removed,
+            }),
+            EventBody::Conversation(ConversationEvent {
+                thread_id: "9".into(),
+                change: ConversationChange::NewMessage {
+                    message_id: Some("m".into()),
+                    message_type: None,
+                },
+            }),
+            EventBody::Unknown(UnknownEvent {
+                object_id: None,
+                raw: serde_json::json!({"subscriptionType": "event.completed"}),
+            }),
+        ];
+        bodies.into_iter().map(|body| event("8241", body)).collect()
+    }
+
+    #[test]
+    fn decode_undoes_encode_for_every_kind_of_event() {
+        let batch = Batch::new(one_of_each()).unwrap();
+        assert_eq!(Batch::decode(&batch.encode()).unwrap(), batch);
+    }
+
+    #[test]
+    fn an_element_is_a_flat_cloudevent() {
+        let batch = Batch::new(one_of_each()).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&batch.encode()).unwrap();
+        assert_eq!(json[1]["type"], "crm.contact.property_changed.v1");
+        assert_eq!(json[1]["subject"], "contact/512");
+        assert_eq!(json[1]["data"]["kind"], "property_changed");
+        assert_eq!(json[1]["data"]["property_value"], serde_json::Value::Null);
+        assert_eq!(json[4]["data"]["kind"], "association_removed");
+        assert_eq!(json[6]["data"]["kind"], "unknown");
+        assert_eq!(
+            json[6]["subject"],
+            format!("unknown/{}", batch.events()[6].id)
+        );
+    }
+
+    #[test]
+    fn a_batch_has_exactly_one_portal() {
+        assert!(matches!(Batch::new(vec![]), Err(BatchError::Empty)));
+        let mut events = one_of_each();
+        events[3].portal_id = "1".into();
+        assert!(matches!(Batch::new(events), Err(BatchError::MixedPortals)));
+    }
+
+    #[test]
+    fn an_unreadable_batch_is_refused_without_quoting_it() {
+        let error = Batch::decode(br#"[{"specversion":"secret@example.com"}]"#).unwrap_err();
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+}

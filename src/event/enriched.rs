@@ -1,0 +1,443 @@
+//! What consumers receive: one record's state with the events that led to it, as a CloudEvent.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::value::RawValue;
+
+use super::{
+    Event, EventId, IdentityHasher, Millis, ObjectId, ObjectTypeId, OwnerId, PortalId, RecordKey,
+    RoutingKey, Version,
+};
+
+/// The content type of an encoded [`EnrichedEvent`]: CloudEvents' structured JSON.
+pub const ENRICHED_CONTENT_TYPE: &str = "application/cloudevents+json";
+
+/// A CloudEvent of specification version 1.0 around [`EnrichedData`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EnrichedEvent {
+    /// `1.0`.
+    pub specversion: String,
+    /// A hash of the ids it carries, its subject and its type: the same for a repeat.
+    pub id: EventId,
+    /// `hubspot/<portal_id>`.
+    pub source: String,
+    /// `<object_type>/<object_id>`.
+    pub subject: String,
+    /// `crm.<object_type>.enriched.v1`, or for a tombstone `….deleted.v1`, `….privacy_deleted.v1` or
+    /// `….merged.v1` (the record was merged into another).
+    pub r#type: String,
+    /// The newest `occurred_at` of the events.
+    pub time: Millis,
+    /// `application/json`.
+    pub datacontenttype: String,
+    /// The record and what led to it.
+    pub data: EnrichedData,
+}
+
+/// One record's state, and the events that led to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EnrichedData {
+    /// The account.
+    pub portal_id: PortalId,
+    /// The readable name of the type: the singular of a standard type, else the type's id.
+    pub object_type: String,
+    /// The type's id.
+    pub object_type_id: ObjectTypeId,
+    /// The record, unique within portal and type.
+    pub object_id: ObjectId,
+    /// Which of two states of this record is newer: compare as text.
+    pub version: Version,
+    /// The events merged into this message, in the order they came; 1 to 100.
+    pub events: Vec<Event>,
+    /// The record as read; `null` in a tombstone, or when there was nothing to read.
+    pub record: Option<Record>,
+    /// Owners by the property that names them (`hubspot_owner_id`).
+    #[serde(default)]
+    pub owners: BTreeMap<String, Owner>,
+    /// Associated records by the readable name of their type. A type that was asked for and has none is
+    /// an empty list.
+    #[serde(default)]
+    pub associations: BTreeMap<String, Vec<Association>>,
+    /// The pipeline and stage the record stands in, for types that have pipelines.
+    pub pipeline: Option<Pipeline>,
+    /// Set when the record is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tombstone: Option<Tombstone>,
+    /// How complete this message is.
+    pub enrichment: Enrichment,
+}
+
+/// A record's properties and dates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Values by internal name, typed by the portal's own property definitions.
+    pub properties: BTreeMap<String, PropertyValue>,
+    /// Labels of the enumeration values among them, by internal name; a list for multiple selection.
+    #[serde(default)]
+    pub labels: BTreeMap<String, PropertyValue>,
+    /// When the record was made.
+    pub created_at: Option<Millis>,
+    /// When the record last changed, as of the read.
+    pub updated_at: Option<Millis>,
+    /// Whether it lies in the recycle bin.
+    pub archived: bool,
+}
+
+/// A property's value, as its definition types it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PropertyValue {
+    /// Empty: HubSpot's `""`, `null` and absence mean the same.
+    Null,
+    /// `bool` properties.
+    Bool(bool),
+    /// `number` properties: a JSON number with HubSpot's own digits. See [`PropertyValue::number`].
+    Number(String),
+    /// All else: text, dates (`2026-11-23`), times (RFC 3339), single selections (internal value).
+    Text(String),
+    /// Multiple selections: internal values.
+    List(Vec<String>),
+}
+
+/// An owner: a user or queue that records are assigned to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The owner's id, as on the record. Not the user's id.
+    pub id: OwnerId,
+    /// E-mail address. `null` for queues and for an owner that could not be read.
+    pub email: Option<String>,
+    /// First and last name, joined by a space.
+    pub name: Option<String>,
+    /// The user behind it; `null` for queues and deactivated users.
+    pub user_id: Option<String>,
+    /// `PERSON` or `QUEUE`; `null` for an owner that could not be read.
+    pub r#type: Option<String>,
+    /// Whether the user was deactivated.
+    pub archived: bool,
+    /// The teams it belongs to.
+    pub teams: Vec<Team>,
+}
+
+/// A team of an owner's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Team {
+    /// The team's id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Whether it is the owner's primary team.
+    pub primary: bool,
+}
+
+/// One associated record with all labels of the edge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Association {
+    /// The record at the other end.
+    pub id: ObjectId,
+    /// Whether it is the primary one of its type.
+    pub primary: bool,
+    /// The labels people see, without duplicates.
+    pub labels: Vec<String>,
+    /// The association types behind them.
+    pub types: Vec<AssociationLabel>,
+}
+
+/// One association type of an edge: the pair of category and id, in the direction from this record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssociationLabel {
+    /// `HUBSPOT_DEFINED`, `USER_DEFINED`, `INTEGRATOR_DEFINED`, … an open set.
+    pub category: String,
+    /// The id within the category.
+    pub type_id: u64,
+    /// What people see; `null` for the unlabelled type.
+    pub label: Option<String>,
+}
+
+/// Where a record stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pipeline {
+    /// The pipeline's id.
+    pub id: String,
+    /// Its name; `null` when the id is not among the portal's pipelines.
+    pub label: Option<String>,
+    /// The stage the record is in.
+    pub stage: Option<Stage>,
+}
+
+/// A stage of a pipeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// The stage's id.
+    pub id: String,
+    /// Its name; `null` when the id is not among the pipeline's stages.
+    pub label: Option<String>,
+    /// Whether a record in it counts as closed (deals: `isClosed`, tickets: `ticketState`).
+    pub closed: Option<bool>,
+    /// Deals only: the chance of winning, 0 to 1, in HubSpot's own digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probability: Option<PropertyValue>,
+}
+
+/// Why a record is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    /// What happened to it.
+    pub reason: TombstoneReason,
+    /// The record that took it in, for [`TombstoneReason::Merged`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged_into: Option<ObjectId>,
+}
+
+/// What made a tombstone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TombstoneReason {
+    /// It lies in the recycle bin and may be restored.
+    Deleted,
+    /// It is gone for good on its subject's request: drop what you hold of it.
+    PrivacyDeleted,
+    /// Another record took it in.
+    Merged,
+}
+
+/// How complete a message is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrichment {
+    /// The sum of it.
+    pub status: EnrichmentStatus,
+    /// When HubSpot finished the read, by its clock; `null` when nothing was read.
+    pub fetched_at: Option<Millis>,
+    /// What is missing and why; empty when complete.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<EnrichmentProblem>,
+}
+
+/// The sum of an enrichment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EnrichmentStatus {
+    /// Everything that was asked for is here.
+    Complete,
+    /// The record is here; `problems` lists what is not.
+    Partial,
+    /// HubSpot answered, again and again, with a state older than the events.
+    Stale,
+    /// HubSpot has no such record: deleted meanwhile, or it never was (the Test button's).
+    Missing,
+    /// We may not read the record; `problems` names the scope.
+    Forbidden,
+    /// Nothing to read: a tombstone, a conversation, an unknown event.
+    NotRead,
+}
+
+/// One part that is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrichmentProblem {
+    /// Which part.
+    pub part: EnrichmentPart,
+    /// Why.
+    pub reason: ProblemReason,
+    /// The type at the other end, for [`EnrichmentPart::Associations`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_type: Option<String>,
+    /// The scopes HubSpot says the token lacks, for [`ProblemReason::Forbidden`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_scopes: Vec<String>,
+}
+
+/// A part of an enriched event that has a read of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EnrichmentPart {
+    /// The record itself.
+    Record,
+    /// Property definitions: without them values are untyped text.
+    Definitions,
+    /// Associated records.
+    Associations,
+    /// Owners.
+    Owners,
+    /// Pipelines and stages.
+    Pipeline,
+}
+
+/// Why a part is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemReason {
+    /// The token lacks a scope.
+    Forbidden,
+    /// HubSpot refused the request for another reason.
+    Refused,
+    /// HubSpot does not have it.
+    NotFound,
+    /// There is more than the bound allows.
+    Truncated,
+}
+
+impl EnrichedEvent {
+    /// The most events one message lists.
+    pub const EVENTS_MAX: usize = 100;
+
+    /// Wraps `data` in its envelope.
+    ///
+    /// # Panics
+    /// When `data.events` is empty: every message is led to by an event.
+    #[must_use]
+    pub fn new(data: EnrichedData) -> Self {
+        let time = data.events.iter().map(|event| event.occurred_at).max();
+        let suffix = match data.tombstone.as_ref().map(|tombstone| tombstone.reason) {
+            None => "enriched",
+            Some(TombstoneReason::Deleted) => "deleted",
+            Some(TombstoneReason::PrivacyDeleted) => "privacy_deleted",
+            Some(TombstoneReason::Merged) => "merged",
+        };
+        let subject = format!("{}/{}", data.object_type, data.object_id);
+        let event_type = format!("crm.{}.{suffix}.v1", data.object_type);
+        let mut hasher = IdentityHasher::new("enriched");
+        hasher.field(data.portal_id.as_str());
+        hasher.field(&subject);
+        hasher.field(&event_type);
+        for event in &data.events {
+            hasher.field(event.id.as_str());
+        }
+        Self {
+            specversion: "1.0".to_owned(),
+            id: hasher.finish(),
+            source: format!("hubspot/{}", data.portal_id),
+            subject,
+            r#type: event_type,
+            time: time.expect("an enriched event lists at least one event"),
+            datacontenttype: "application/json".to_owned(),
+            data,
+        }
+    }
+
+    /// The record it is about.
+    #[must_use]
+    pub fn record_key(&self) -> RecordKey {
+        RecordKey {
+            portal_id: self.data.portal_id.clone(),
+            object_type_id: self.data.object_type_id.clone(),
+            object_id: self.data.object_id.clone(),
+        }
+    }
+
+    /// The routing keys of its events, each once, in order.
+    #[must_use]
+    pub fn routing_keys(&self) -> Vec<RoutingKey> {
+        let mut keys: Vec<RoutingKey> = Vec::new();
+        for event in &self.data.events {
+            let key = event.routing_key();
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        keys
+    }
+
+    /// The JSON, of type [`ENRICHED_CONTENT_TYPE`].
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("enriched events have string keys and valid numbers")
+    }
+}
+
+impl PropertyValue {
+    /// A number in HubSpot's own digits, where these are a JSON number too; otherwise text.
+    ///
+    /// No float in between: `12.50` stays `12.50`.
+    #[must_use]
+    pub fn number(digits: &str) -> Self {
+        let is_number = matches!(digits.as_bytes().first(), Some(b'-' | b'0'..=b'9'))
+            && serde_json::from_str::<&RawValue>(digits).is_ok_and(|raw| raw.get() == digits);
+        if is_number {
+            Self::Number(digits.to_owned())
+        } else {
+            Self::Text(digits.to_owned())
+        }
+    }
+}
+
+impl Serialize for PropertyValue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_unit(),
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Number(digits) => serde_json::from_str::<&RawValue>(digits)
+                .map_err(serde::ser::Error::custom)?
+                .serialize(serializer),
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::List(values) => values.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for PropertyValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        let text = raw.get();
+        let parse_error = |error: serde_json::Error| de::Error::custom(error);
+        match text.as_bytes()[0] {
+            b'n' => Ok(Self::Null),
+            b't' | b'f' => Ok(Self::Bool(text == "true")),
+            b'"' => serde_json::from_str(text)
+                .map(Self::Text)
+                .map_err(parse_error),
+            b'[' => serde_json::from_str(text)
+                .map(Self::List)
+                .map_err(parse_error),
+            b'{' => Err(de::Error::custom("a property value is never an object")),
+            _ => Ok(Self::Number(text.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_hubspots_digits() {
+        for digits in [
+            "12.50",
+            "0",
+            "-3",
+            "1e3",
+            "123456789012345678901234567890.10",
+        ] {
+            let value = PropertyValue::number(digits);
+            assert_eq!(value, PropertyValue::Number(digits.into()));
+            assert_eq!(serde_json::to_string(&value).unwrap(), digits);
+            assert_eq!(
+                serde_json::from_str::<PropertyValue>(digits).unwrap(),
+                value
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_number_stays_text() {
+        for digits in [
+            "", "abc", "1,5", "+1", ".5", "007", "NaN", " 1", "1 ", "null", "\"1\"",
+        ] {
+            assert_eq!(
+                PropertyValue::number(digits),
+                PropertyValue::Text(digits.into())
+            );
+        }
+    }
+
+    #[test]
+    fn values_survive_a_round_trip() {
+        for value in [
+            PropertyValue::Null,
+            PropertyValue::Bool(true),
+            PropertyValue::Text("Zoë \"☕\"\n".into()),
+            PropertyValue::List(vec!["a".into(), "b".into()]),
+        ] {
+            let json = serde_json::to_string(&value).unwrap();
+            assert_eq!(serde_json::from_str::<PropertyValue>(&json).unwrap(), value);
+        }
+    }
+}

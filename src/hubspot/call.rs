@@ -1,0 +1,317 @@
+//! What we ask of HubSpot's CRM API, and what we learn from its answers. Plain data: the engine decides on
+//! these, [`super::client`] puts them on the wire.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::event::{AssociationLabel, Millis, ObjectId, ObjectTypeId, Owner, OwnerId};
+
+/// The most records one [`Call::ReadRecords`] may name.
+pub const READ_RECORDS_MAX: usize = 100;
+/// The most records one [`Call::ReadRecords`] may name when it asks for property history.
+pub const READ_RECORDS_WITH_HISTORY_MAX: usize = 50;
+/// The most records one [`Call::ReadAssociations`] may name.
+pub const READ_ASSOCIATIONS_MAX: usize = 1_000;
+
+/// One request to HubSpot's CRM API, on behalf of one portal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Call {
+    /// `POST …/{type}/batch/read`: up to [`READ_RECORDS_MAX`] records of one type.
+    ReadRecords {
+        /// Their type.
+        object_type_id: ObjectTypeId,
+        /// Which ones, each once.
+        ids: Vec<ObjectId>,
+        /// The properties to read, by internal name.
+        properties: Vec<String>,
+        /// The properties to read with history; halves the batch when not empty.
+        properties_with_history: Vec<String>,
+    },
+    /// `GET …/{type}/{id}`: one record. An id that was merged away leads to the survivor.
+    ReadRecord {
+        /// Its type.
+        object_type_id: ObjectTypeId,
+        /// Which one.
+        id: ObjectId,
+        /// The properties to read, by internal name.
+        properties: Vec<String>,
+    },
+    /// `POST …/associations/{from}/{to}/batch/read`: one page of the associations of each record.
+    ReadAssociations {
+        /// Type of the records.
+        from: ObjectTypeId,
+        /// Type at the other end.
+        to: ObjectTypeId,
+        /// The records, each with the page to read.
+        inputs: Vec<AssociationInput>,
+    },
+    /// `GET …/owners`: one page of the portal's owners.
+    ListOwners {
+        /// Deactivated users instead of active ones.
+        archived: bool,
+        /// The page, from [`Answer::Owners`]; `None` for the first.
+        after: Option<String>,
+    },
+    /// `GET …/owners/{id}`.
+    ReadOwner {
+        /// Which one.
+        id: OwnerId,
+        /// Whether to look among deactivated users.
+        archived: bool,
+    },
+    /// `GET …/properties/{type}`: all property definitions of a type.
+    ListProperties {
+        /// The type.
+        object_type_id: ObjectTypeId,
+    },
+    /// `GET …/pipelines/{type}`: all pipelines of a type with their stages.
+    ListPipelines {
+        /// The type.
+        object_type_id: ObjectTypeId,
+    },
+}
+
+/// One record of a [`Call::ReadAssociations`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AssociationInput {
+    /// The record.
+    pub id: ObjectId,
+    /// The page, from [`AssociationPage::after`]; `None` for the first.
+    pub after: Option<String>,
+}
+
+/// The limit of HubSpot's that a call counts against. Each has a budget of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LimitClass {
+    /// The ten-secondly limit of the app (and the daily one).
+    Burst,
+    /// The association API's own ten-secondly limit.
+    Associations,
+}
+
+impl Call {
+    /// The limit this call counts against.
+    #[must_use]
+    pub fn limit_class(&self) -> LimitClass {
+        match self {
+            Self::ReadAssociations { .. } => LimitClass::Associations,
+            _ => LimitClass::Burst,
+        }
+    }
+
+    /// The word in metrics and logs.
+    #[must_use]
+    pub fn endpoint(&self) -> &'static str {
+        match self {
+            Self::ReadRecords { .. } => "objects_batch_read",
+            Self::ReadRecord { .. } => "object",
+            Self::ReadAssociations { .. } => "associations_batch_read",
+            Self::ListOwners { .. } => "owners",
+            Self::ReadOwner { .. } => "owner",
+            Self::ListProperties { .. } => "properties",
+            Self::ListPipelines { .. } => "pipelines",
+        }
+    }
+}
+
+/// What came back from one call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answered {
+    /// The answer.
+    pub result: Result<Answer, CallError>,
+    /// What the reply's headers said of the limits.
+    pub limits: RateLimits,
+}
+
+/// A successful answer, one variant for each [`Call`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// To [`Call::ReadRecords`]. A record that was asked for and is not here is missing; one may be here
+    /// under an id that was not asked for.
+    Records {
+        /// What was found.
+        records: Vec<RecordRead>,
+        /// `completedAt`, by HubSpot's clock.
+        completed_at: Millis,
+    },
+    /// To [`Call::ReadRecord`]: `None` when there is no such record. Its id may differ from the one asked for.
+    Record {
+        /// The record.
+        record: Option<RecordRead>,
+        /// The reply's `Date` header, since this reply has no `completedAt`.
+        completed_at: Millis,
+    },
+    /// To [`Call::ReadAssociations`]: records that have none are left out, which is not an error.
+    Associations(Vec<AssociationPage>),
+    /// To [`Call::ListOwners`].
+    Owners {
+        /// One page.
+        owners: Vec<Owner>,
+        /// The next page, if there is one.
+        after: Option<String>,
+    },
+    /// To [`Call::ReadOwner`]: `None` when there is no such owner.
+    Owner(Option<Owner>),
+    /// To [`Call::ListProperties`].
+    Properties(Vec<PropertyDefinition>),
+    /// To [`Call::ListPipelines`].
+    Pipelines(Vec<PipelineDefinition>),
+}
+
+/// A record as HubSpot holds it: every value a string, or absent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordRead {
+    /// The record.
+    pub id: ObjectId,
+    /// Values by internal name; empty and `null` ones are left out.
+    pub properties: BTreeMap<String, String>,
+    /// `createdAt`.
+    pub created_at: Option<Millis>,
+    /// `updatedAt`.
+    pub updated_at: Option<Millis>,
+    /// Whether it lies in the recycle bin.
+    pub archived: bool,
+}
+
+/// One page of one record's associations to one type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AssociationPage {
+    /// The record.
+    pub from: ObjectId,
+    /// The records at the other end, each with all types of the edge.
+    pub to: Vec<(ObjectId, Vec<AssociationLabel>)>,
+    /// The next page of this record, if there is one.
+    pub after: Option<String>,
+}
+
+/// What a property is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PropertyDefinition {
+    /// Internal name.
+    pub name: String,
+    /// `string`, `number`, `date`, `datetime`, `enumeration`, `bool`, `phone_number`, … an open set.
+    pub value_type: String,
+    /// `checkbox` marks a multiple selection.
+    pub field_type: String,
+    /// Labels of an enumeration, by internal value.
+    pub options: BTreeMap<String, String>,
+    /// `OWNER` for properties that hold owner ids.
+    pub referenced_object_type: Option<String>,
+    /// Whether no two records share a value.
+    pub has_unique_value: bool,
+    /// HubSpot's own, not the portal's.
+    pub hubspot_defined: bool,
+    /// Hidden from users.
+    pub hidden: bool,
+    /// Computed by HubSpot.
+    pub calculated: bool,
+}
+
+/// A pipeline and its stages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PipelineDefinition {
+    /// The pipeline.
+    pub id: String,
+    /// Its name.
+    pub label: String,
+    /// Its stages.
+    pub stages: Vec<StageDefinition>,
+}
+
+/// A stage of a pipeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageDefinition {
+    /// The stage.
+    pub id: String,
+    /// Its name.
+    pub label: String,
+    /// Deals' `isClosed`, or tickets' `ticketState` = `CLOSED`.
+    pub closed: Option<bool>,
+    /// Deals' `probability`, in HubSpot's own digits.
+    pub probability: Option<String>,
+}
+
+/// What a reply's headers said of the limits. Absent headers are `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RateLimits {
+    /// `X-HubSpot-RateLimit-Max`: calls allowed in the window.
+    pub max: Option<u32>,
+    /// `X-HubSpot-RateLimit-Remaining`: calls left in it.
+    pub remaining: Option<u32>,
+    /// `X-HubSpot-RateLimit-Interval-Milliseconds`: the window.
+    pub interval: Option<Duration>,
+    /// `X-HubSpot-RateLimit-Daily`.
+    pub daily_max: Option<u32>,
+    /// `X-HubSpot-RateLimit-Daily-Remaining`.
+    pub daily_remaining: Option<u32>,
+}
+
+/// Why a call brought no answer. The variants are what the engine tells apart.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// 401: the token is bad, expired or revoked.
+    #[error("HubSpot refuses the access token (401)")]
+    Unauthorized,
+    /// The configuration has no token for the portal.
+    #[error("no access token is configured for this portal; add [portal.<id>] with access_token")]
+    NoToken,
+    /// 403: the token lacks a scope, or the account the tier.
+    #[error("HubSpot forbids the read (403); missing scopes: {}", .missing_scopes.join(", "))]
+    Forbidden {
+        /// `context.requiredGranularScopes`, if HubSpot named them.
+        missing_scopes: Vec<String>,
+    },
+    /// 429.
+    #[error("HubSpot's rate limit {policy:?} is reached (429)")]
+    RateLimited {
+        /// Which limit.
+        policy: RateLimitPolicy,
+        /// `Retry-After`, if HubSpot sent one.
+        retry_after: Option<Duration>,
+    },
+    /// 423: locked for a high-volume sync; 477: the portal moves to another region.
+    #[error("HubSpot asks to wait ({status})")]
+    Locked {
+        /// 423 or 477.
+        status: u16,
+        /// `Retry-After`, if HubSpot sent one.
+        retry_after: Option<Duration>,
+    },
+    /// 5xx.
+    #[error("HubSpot is unavailable ({status})")]
+    Unavailable {
+        /// The status.
+        status: u16,
+    },
+    /// No answer within the deadline.
+    #[error("HubSpot did not answer in time")]
+    TimedOut,
+    /// No connection, or it broke.
+    #[error("the connection to HubSpot failed")]
+    Disconnected,
+    /// 2xx, but not what HubSpot's specification says; or larger than the bound on replies.
+    #[error("HubSpot's answer cannot be read: {reason}")]
+    Unreadable {
+        /// Without any of the body.
+        reason: String,
+    },
+    /// Any other status: the request itself is at fault (400, 404 of a path, 414, …).
+    #[error("HubSpot refuses the request ({status}{})", .category.as_deref().map(|c| format!(", {c}")).unwrap_or_default())]
+    Refused {
+        /// The status.
+        status: u16,
+        /// `category` of the error body. Its message is left out, since it may quote values.
+        category: Option<String>,
+    },
+}
+
+/// Which limit a 429 is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RateLimitPolicy {
+    /// `TEN_SECONDLY_ROLLING`, and whatever does not say.
+    TenSecondly,
+    /// `SECONDLY`.
+    Secondly,
+    /// `DAILY`.
+    Daily,
+}

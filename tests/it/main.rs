@@ -1,0 +1,3 @@
+//! The promises to the outside, one file for each.
+
+mod helpers;
