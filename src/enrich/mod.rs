@@ -1,1 +1,36 @@
-//! stub
+//! Enrichment: which reads to make for which events, and the message that comes of them.
+//!
+//! [`Engine`] is a state machine without I/O, clock or socket. It takes what happened (a batch came, a call
+//! was answered, a message was published, time passed) and says what to do (send this call, publish this,
+//! settle that). [`crate::worker`] is the shell that does it.
+//!
+//! One engine serves one partition, and with it every event of its portals: so it alone holds each
+//! portal's backlog and budget.
+//!
+//! - [`Plans`]: what to read, by object type;
+//! - `portal`: the jobs of one portal, from events to messages;
+//! - `request`, `cache`, `fresh`, `assemble`, [`typed`]: reads, what is shared, and what comes of them;
+//! - [`budget`], `health`: whether a call may be sent;
+//! - `window`: bounded memories.
+
+pub mod budget;
+pub mod typed;
+
+mod assemble;
+mod cache;
+mod engine;
+mod fresh;
+mod health;
+mod job;
+mod plan;
+mod portal;
+mod request;
+#[cfg(test)]
+mod tests;
+mod window;
+
+pub use engine::{
+    CallId, DeliveryId, Ending, Engine, EngineStats, Input, Output, PublishId, SEEN_CAPACITY,
+    SEEN_KEEP,
+};
+pub use plan::{Plan, Plans};

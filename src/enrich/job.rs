@@ -1,0 +1,166 @@
+//! One piece of work: a record's events that become one message.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::event::{
+    AssociationLabel, EnrichedEvent, EnrichmentProblem, Event, EventBody, EventId, Millis,
+    ObjectChange, ObjectEvent, ObjectId, ObjectTypeId, Tombstone,
+};
+use crate::hubspot::call::RecordRead;
+
+/// What names a record within a portal.
+pub type Key = (ObjectTypeId, ObjectId);
+
+/// Tells the jobs of one engine apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(pub u64);
+
+/// The events of one record that go out as one message.
+#[derive(Debug)]
+pub struct Job {
+    pub id: JobId,
+    pub events: Vec<Event>,
+    pub work: Work,
+}
+
+/// What has to be done before the message can go out.
+#[derive(Debug)]
+pub enum Work {
+    /// Read the record.
+    Read(Reading),
+    /// Nothing: the record is gone.
+    Tombstone(Tombstone),
+    /// Nothing: there is no record to read.
+    Plain,
+    /// The message is on its way, with these events in it.
+    Publishing(Vec<EventId>),
+}
+
+/// How far the reads of a job are.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// What became of the record's read; `None` while it is under way.
+    pub record: Option<RecordOutcome>,
+    /// `completedAt` of the record's read.
+    pub completed_at: Option<Millis>,
+    /// By the type at the other end.
+    pub associations: BTreeMap<ObjectTypeId, AssociationsRead>,
+    /// How often the record was read again because what came was too old.
+    pub rereads: u32,
+    /// Whether it waits to be read again.
+    pub awaits_reread: bool,
+    /// Whether it was asked for singly, since it may have been merged away.
+    pub asked_singly: bool,
+    /// Whether the bound on reading again was reached.
+    pub stale: bool,
+    /// What could not be read of this record.
+    pub problems: Vec<EnrichmentProblem>,
+}
+
+/// What became of a record's read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum RecordOutcome {
+    Found(RecordRead),
+    Missing,
+    /// With the scopes that HubSpot says are missing.
+    Forbidden(Vec<String>),
+}
+
+/// The associations of a record to one type, page by page.
+#[derive(Debug, Default)]
+pub struct AssociationsRead {
+    pub to: Vec<(ObjectId, Vec<AssociationLabel>)>,
+    pub pages: u32,
+    pub state: PagesState,
+}
+
+/// Whether more pages are to come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PagesState {
+    #[default]
+    Reading,
+    Done,
+    /// A problem of the job says why.
+    Failed,
+}
+
+/// The work of one record: at most one job under way, and those that wait for it.
+#[derive(Debug, Default)]
+pub struct Lane {
+    /// Being read or published.
+    pub active: Option<Job>,
+    /// Waiting, oldest first.
+    pub waiting: VecDeque<Job>,
+    /// Whether the record stands in the queue of records to read.
+    pub queued: bool,
+}
+
+impl Job {
+    /// Whether `event` may join this job, which has not begun.
+    pub fn takes(&self, event: &Event) -> bool {
+        self.events.len() < EnrichedEvent::EVENTS_MAX
+            && match &self.work {
+                Work::Read(_) => needs_read(event),
+                _ => false,
+            }
+    }
+
+    /// Moves this job, which has not begun, into a tombstone for a deletion at `deleted_at`, if nothing
+    /// in it happened later. The record is gone: there is nothing to read.
+    pub fn may_join_tombstone(&self, deleted_at: Millis) -> bool {
+        matches!(self.work, Work::Read(_))
+            && self.events.len() < EnrichedEvent::EVENTS_MAX
+            && self
+                .events
+                .iter()
+                .all(|event| event.occurred_at <= deleted_at)
+            && !self.events.iter().any(is_merge)
+    }
+
+    /// The names of the properties its events changed.
+    pub fn changed_properties(&self) -> impl Iterator<Item = &str> {
+        self.events.iter().filter_map(|event| match &event.body {
+            EventBody::Object(ObjectEvent {
+                change: ObjectChange::PropertyChanged { property_name, .. },
+                ..
+            }) => Some(property_name.as_str()),
+            _ => None,
+        })
+    }
+
+    /// The newest `occurredAt` of its events.
+    pub fn newest(&self) -> Millis {
+        let newest = self.events.iter().map(|event| event.occurred_at).max();
+        newest.expect("a job has at least one event")
+    }
+
+    /// Its reads, while it is being read.
+    pub fn reading(&mut self) -> Option<&mut Reading> {
+        match &mut self.work {
+            Work::Read(reading) => Some(reading),
+            _ => None,
+        }
+    }
+}
+
+/// Whether an event asks for its record to be read.
+pub fn needs_read(event: &Event) -> bool {
+    match &event.body {
+        EventBody::Object(object) => !matches!(
+            object.change,
+            ObjectChange::Deleted | ObjectChange::PrivacyDeleted
+        ),
+        EventBody::Association(_) => true,
+        EventBody::Conversation(_) | EventBody::Unknown(_) => false,
+    }
+}
+
+fn is_merge(event: &Event) -> bool {
+    matches!(
+        &event.body,
+        EventBody::Object(ObjectEvent {
+            change: ObjectChange::Merged { .. },
+            ..
+        })
+    )
+}

@@ -1,0 +1,131 @@
+//! A call under way, with the jobs that wait for it.
+
+use crate::event::{ObjectId, ObjectTypeId, OwnerId};
+use crate::hubspot::call::{AssociationInput, Call, LimitClass};
+
+use super::job::JobId;
+
+/// What is asked of HubSpot, and for which jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// The records of jobs, in one call.
+    Records {
+        object_type_id: ObjectTypeId,
+        ids: Vec<(ObjectId, JobId)>,
+        properties: Vec<String>,
+    },
+    /// Whether an id leads to another record.
+    Single {
+        object_type_id: ObjectTypeId,
+        id: ObjectId,
+        job: JobId,
+    },
+    /// A page of associations of each of several records.
+    Associations {
+        from: ObjectTypeId,
+        to: ObjectTypeId,
+        inputs: Vec<(AssociationInput, JobId)>,
+    },
+    /// The definitions of a type.
+    Definitions(ObjectTypeId),
+    /// The pipelines of a type.
+    Pipelines(ObjectTypeId),
+    /// A page of owners.
+    OwnerPage {
+        archived: bool,
+        after: Option<String>,
+    },
+    /// An owner who is not on the list.
+    Owner { id: OwnerId, archived: bool },
+}
+
+/// Requests that can travel together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Group {
+    Records(ObjectTypeId),
+    Associations(ObjectTypeId, ObjectTypeId),
+}
+
+impl Request {
+    /// The limit it counts against.
+    pub fn limit_class(&self) -> LimitClass {
+        match self {
+            Self::Associations { .. } => LimitClass::Associations,
+            _ => LimitClass::Burst,
+        }
+    }
+
+    /// The group it was taken from.
+    pub fn group(&self) -> Option<Group> {
+        match self {
+            Self::Records { object_type_id, .. } => Some(Group::Records(object_type_id.clone())),
+            Self::Associations { from, to, .. } => {
+                Some(Group::Associations(from.clone(), to.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether its answer serves the whole portal, not single jobs.
+    pub fn is_shared(&self) -> bool {
+        matches!(
+            self,
+            Self::Definitions(_) | Self::Pipelines(_) | Self::OwnerPage { .. } | Self::Owner { .. }
+        )
+    }
+
+    /// Two halves, or `None` when it names a single thing.
+    pub fn split(&self) -> Option<(Self, Self)> {
+        let mut first = self.clone();
+        let second = match &mut first {
+            Self::Records {
+                object_type_id,
+                ids,
+                properties,
+            } if ids.len() > 1 => Self::Records {
+                object_type_id: object_type_id.clone(),
+                ids: ids.split_off(ids.len() / 2),
+                properties: properties.clone(),
+            },
+            Self::Associations { from, to, inputs } if inputs.len() > 1 => Self::Associations {
+                from: from.clone(),
+                to: to.clone(),
+                inputs: inputs.split_off(inputs.len() / 2),
+            },
+            _ => return None,
+        };
+        Some((first, second))
+    }
+
+    /// What goes on the wire.
+    pub fn to_call(&self) -> Call {
+        match self.clone() {
+            Self::Records {
+                object_type_id,
+                ids,
+                properties,
+            } => Call::ReadRecords {
+                object_type_id,
+                ids: ids.into_iter().map(|(id, _)| id).collect(),
+                properties,
+                properties_with_history: Vec::new(),
+            },
+            Self::Single {
+                object_type_id, id, ..
+            } => Call::ReadRecord {
+                object_type_id,
+                id,
+                properties: Vec::new(),
+            },
+            Self::Associations { from, to, inputs } => Call::ReadAssociations {
+                from,
+                to,
+                inputs: inputs.into_iter().map(|(input, _)| input).collect(),
+            },
+            Self::Definitions(object_type_id) => Call::ListProperties { object_type_id },
+            Self::Pipelines(object_type_id) => Call::ListPipelines { object_type_id },
+            Self::OwnerPage { archived, after } => Call::ListOwners { archived, after },
+            Self::Owner { id, archived } => Call::ReadOwner { id, archived },
+        }
+    }
+}
