@@ -26,4 +26,4 @@ install_rabbitmq() {
 }
 
 have_rabbitmq || install_rabbitmq
-exec cargo test --all-targets "$@"
+exec cargo test "$@"
