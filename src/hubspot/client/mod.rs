@@ -2,7 +2,7 @@
 //!
 //! Nothing here repeats, waits for a budget or remembers an answer; the engine does, and it needs every reply
 //! as it was. What HubSpot sends is not trusted: replies are bounded in size and time, and whatever they hold,
-//! the outcome is an [`Answer`](super::call::Answer) or a [`CallError`]. Bodies, tokens and property values
+//! the outcome is an [`Answer`] or a [`CallError`]. Bodies, tokens and property values
 //! reach no log, no error and no metric.
 
 mod errors;

@@ -157,3 +157,104 @@ impl<'de> Deserialize<'de> for LossyText {
         deserializer.deserialize_bytes(Bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{ObjectTypeId, OwnerId};
+    use proptest::prelude::*;
+
+    fn every_call() -> Vec<Call> {
+        let object_type_id = ObjectTypeId::from_name("deal");
+        vec![
+            Call::ReadRecords {
+                object_type_id: object_type_id.clone(),
+                ids: vec![],
+                properties: vec![],
+                properties_with_history: vec![],
+            },
+            Call::ReadRecord {
+                object_type_id: object_type_id.clone(),
+                id: "1".into(),
+                properties: vec![],
+            },
+            Call::ReadAssociations {
+                from: object_type_id.clone(),
+                to: object_type_id.clone(),
+                inputs: vec![],
+            },
+            Call::ListOwners {
+                archived: false,
+                after: None,
+            },
+            Call::ReadOwner {
+                id: OwnerId::from("1"),
+                archived: false,
+            },
+            Call::ListProperties {
+                object_type_id: object_type_id.clone(),
+            },
+            Call::ListPipelines { object_type_id },
+        ]
+    }
+
+    /// JSON out of the words that replies are made of, in every arrangement.
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,8}|2026-01-02T03:04:07Z|COMPLETE|OBJECT_NOT_FOUND".prop_map(Value::from),
+        ];
+        let key = prop::sample::select(vec![
+            "results",
+            "id",
+            "properties",
+            "completedAt",
+            "errors",
+            "category",
+            "context",
+            "from",
+            "to",
+            "toObjectId",
+            "associationTypes",
+            "typeId",
+            "paging",
+            "next",
+            "after",
+            "name",
+            "options",
+            "stages",
+            "metadata",
+            "isClosed",
+            "teams",
+            "requiredGranularScopes",
+        ]);
+        leaf.prop_recursive(5, 64, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec((key.clone(), inner), 0..6).prop_map(|pairs| pairs
+                    .into_iter()
+                    .map(|(key, value)| (key.to_owned(), value))
+                    .collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_any_answer_panic(bytes: Vec<u8>, json in json()) {
+            for body in [bytes, json.to_string().into_bytes()] {
+                for call in every_call() {
+                    let _ = answer(&call, 207, &body, Millis::new(0));
+                }
+                let error = errors::ErrorBody::parse(&body);
+                let _ = error.is_not_found();
+                for status in [400, 403, 429] {
+                    let _ = errors::of_status(status, &error, None);
+                }
+            }
+        }
+    }
+}
