@@ -830,7 +830,7 @@ impl Portal {
                 self.apply_associations(&from, &to, inputs, pages, ctx);
             }
             (Request::Definitions(of), Answer::Properties(definitions)) => {
-                let definitions = Definitions::new(definitions);
+                let definitions: Definitions = definitions.into_iter().collect();
                 self.shared
                     .definitions
                     .entry(of)

@@ -108,7 +108,7 @@ pub struct Owner {
     pub email: Option<String>,
     /// First and last name, joined by a space.
     pub name: Option<String>,
-    /// The user behind it; `null` for queues and deactivated users.
+    /// The user behind it, deactivated or not; `null` for queues.
     pub user_id: Option<String>,
     /// `PERSON` or `QUEUE`; `null` for an owner that could not be read.
     pub r#type: Option<String>,

@@ -28,6 +28,10 @@ pub enum Call {
         properties_with_history: Vec<String>,
     },
     /// `GET …/{type}/{id}`: one record. An id that was merged away leads to the survivor.
+    ///
+    /// Use it to learn whether an id leads to a record, and to which; then read that one by
+    /// [`Call::ReadRecords`]. The properties travel in the URL, whose length is limited: where they do not all
+    /// fit, none is asked for, and the record comes with HubSpot's default properties alone.
     ReadRecord {
         /// Its type.
         object_type_id: ObjectTypeId,
@@ -136,7 +140,7 @@ pub enum Answer {
     },
     /// To [`Call::ReadRecord`]: `None` when there is no such record. Its id may differ from the one asked for.
     Record {
-        /// The record.
+        /// The record. Its properties may be HubSpot's default ones alone, see [`Call::ReadRecord`].
         record: Option<RecordRead>,
         /// The reply's `Date` header, since this reply has no `completedAt`.
         completed_at: Millis,
@@ -295,7 +299,8 @@ pub enum CallError {
         /// Without any of the body.
         reason: String,
     },
-    /// Any other status: the request itself is at fault (400, 404 of a path, 414, …).
+    /// Any other status: the request itself is at fault (400, 404 of a path, 414, …). With status 207, HubSpot
+    /// reported an error on some records of the batch that is not their absence.
     #[error("HubSpot refuses the request ({status}{})", .category.as_deref().map(|c| format!(", {c}")).unwrap_or_default())]
     Refused {
         /// The status.
