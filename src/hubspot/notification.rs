@@ -8,14 +8,16 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{self, Deserializer, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// A notification. Ids are text in HubSpot's own digits; empty text counts as absent.
 ///
+/// It has no `Debug`, since it holds people's data.
+///
 /// # Source
 /// HubSpot, "Webhooks API", the fields of a notification, and public captures where the two differ.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Notification<'a> {
     /// HubSpot's number for it, "not guaranteed to be unique".
@@ -111,8 +113,7 @@ pub struct Notification<'a> {
 }
 
 /// A text, or a whole number in its own digits.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Text<'a>(pub Cow<'a, str>);
 
 impl<'a> Notification<'a> {
