@@ -68,7 +68,9 @@ pub enum SignatureError {
     #[error("the query is not that of receiver.public_url")]
     UnknownUrl,
     /// The bytes, the URL or the secret differ.
-    #[error("the signature matches no secret; check app.<name>.client_secrets and receiver.public_url")]
+    #[error(
+        "the signature matches no secret; check app.<name>.client_secrets and receiver.public_url"
+    )]
     Mismatch,
 }
 

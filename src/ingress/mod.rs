@@ -19,6 +19,4 @@ pub use headers::{
 };
 pub use keyring::{Keyring, KeyringError, MatchedKey};
 pub use public_url::{PublicUrlError, PublicUrls};
-pub use request::{
-    ELEMENTS_MAX, MAX_AGE, NotAnArray, SignedRequest, Unverified, Verified,
-};
+pub use request::{ELEMENTS_MAX, MAX_AGE, NotAnArray, SignedRequest, Unverified, Verified};

@@ -23,7 +23,9 @@ struct PublicUrl {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublicUrlError {
     /// None configured.
-    #[error("receiver.public_url is missing; set it to the target URL of the app's webhook settings")]
+    #[error(
+        "receiver.public_url is missing; set it to the target URL of the app's webhook settings"
+    )]
     None,
     /// No `https://` or `http://`.
     #[error("receiver.public_url `{0}` must begin with https:// (or http:// for tests)")]
@@ -70,7 +72,10 @@ impl PublicUrls {
 
 impl PublicUrl {
     fn parse(url: &str) -> Result<Self, PublicUrlError> {
-        if !url.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        if !url
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'#')
+        {
             return Err(PublicUrlError::Characters(url.to_owned()));
         }
         let scheme_end = ["https://", "http://"]
@@ -138,10 +143,7 @@ mod tests {
             free.signed_uris("/p", Some("x=%28a")),
             ["https://a.example/p?x=%28a"]
         );
-        assert_eq!(
-            free.signed_uris("/p", Some("")),
-            ["https://a.example/p?"]
-        );
+        assert_eq!(free.signed_uris("/p", Some("")), ["https://a.example/p?"]);
         let fixed = urls(&["https://a.example/p?k=1"]);
         assert_eq!(
             fixed.signed_uris("/p", Some("k=1")),
@@ -154,7 +156,11 @@ mod tests {
 
     #[test]
     fn several_urls_with_one_path_are_all_candidates() {
-        let urls = urls(&["https://a.example/p", "https://b.example/p", "https://c.example/q"]);
+        let urls = urls(&[
+            "https://a.example/p",
+            "https://b.example/p",
+            "https://c.example/q",
+        ]);
         assert_eq!(
             urls.signed_uris("/p", None),
             ["https://a.example/p", "https://b.example/p"]

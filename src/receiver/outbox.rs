@@ -32,10 +32,6 @@ pub const DEAD_LETTER_KIND: &str = "crm.dead_letter.v1";
 /// The content type of a dead letter.
 pub const DEAD_LETTER_CONTENT_TYPE: &str = "application/json";
 
-/// The bytes of content in one part of a dead letter: in base64, and with room for its other fields, it stays
-/// under [`MESSAGE_BYTES_MAX`].
-const PART_BYTES: usize = MESSAGE_BYTES_MAX / 2;
-
 /// The messages of one request, with what the metrics want to know of them.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -159,7 +155,8 @@ impl Outbox {
             self.outgoing.push(dead_letter_message(whole, id, body));
         } else {
             let id = whole.id();
-            let messages = parts(letter, content, max.min(2 * PART_BYTES) / 2);
+            // Half of a message is two thirds in base64, and leaves room for the other fields.
+            let messages = parts(letter, content, max / 2);
             let messages = messages.enumerate().map(|(index, part)| {
                 let body = part.encode();
                 dead_letter_message(&part, format!("{id}-{}", index + 1), body)
