@@ -35,6 +35,7 @@ struct MemoryBus {
     /// A publish takes one permit; none left: it waits.
     permits: Semaphore,
     waiting: watch::Sender<usize>,
+    done: watch::Sender<usize>,
     connected: watch::Sender<bool>,
 }
 
@@ -45,6 +46,7 @@ impl MemoryBus {
             refusal: Mutex::default(),
             permits: Semaphore::new(1_000),
             waiting: watch::Sender::new(0),
+            done: watch::Sender::new(0),
             connected: watch::Sender::new(true),
         })
     }
@@ -70,6 +72,7 @@ impl Bus for MemoryBus {
             };
             let verdicts = (0..messages.len()).map(verdict).collect();
             self.published.lock().unwrap().extend(messages);
+            self.done.send_modify(|done| *done += 1);
             verdicts
         })
     }
@@ -438,6 +441,33 @@ async fn requests_beyond_the_limit_are_shed_with_503_and_the_first_one_still_end
         first.await.unwrap().unwrap().status(),
         StatusCode::NO_CONTENT
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_that_has_begun_ends_although_hubspot_hangs_up() {
+    let relay = relay();
+    relay.bus.permits.forget_permits(1_000);
+    let timestamp = Millis::now().as_i64().to_string();
+    let body = format!("[{CREATION}]");
+    let signature = sign(SECRET, body.as_bytes(), &timestamp);
+    let request = format!(
+        "POST {PATH} HTTP/1.1\r\nHost: x\r\nX-HubSpot-Signature-v3: {signature}\r\n\
+         X-HubSpot-Request-Timestamp: {timestamp}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = std::net::TcpStream::connect(relay.receiver.addr()).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut waiting = relay.bus.waiting.subscribe();
+    let begun = tokio::time::timeout(PATIENCE, waiting.wait_for(|&n| n == 1)).await;
+    begun.unwrap().unwrap();
+    drop(stream);
+    // The forced stop drops whatever the server still holds of the request.
+    relay.receiver.stop(Duration::from_millis(50)).await;
+    relay.bus.permits.add_permits(1);
+    let mut done = relay.bus.done.subscribe();
+    let ended = tokio::time::timeout(PATIENCE, done.wait_for(|&n| n == 1)).await;
+    ended.unwrap().unwrap();
+    assert_eq!(relay.bus.published().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
