@@ -85,7 +85,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Requests to the webhook endpoint by what came of them: accepted, unauthorized, not_an_array, too_large, overloaded, unavailable.
+    /// Requests to the webhook endpoint by what came of them: accepted, unauthorized, not_an_array, too_large, incomplete, overloaded, unavailable.
     ingress_requests_total: IntCounterVec = "crm_relay_ingress_requests_total" ["outcome"];
     /// Requests whose signature was refused, by the check that failed.
     ingress_signature_failures_total: IntCounterVec = "crm_relay_ingress_signature_failures_total" ["reason"];

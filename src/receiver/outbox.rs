@@ -1,0 +1,228 @@
+//! What a request leads to: the messages made of its notifications. Pure; time comes in as an argument.
+//!
+//! Every notification ends in exactly one message (or, where it outgrows every message, in several that
+//! together hold the whole of it):
+//!
+//! - events, in one batch per portal, in the order HubSpot listed them; a batch that outgrows a message is
+//!   split, in order;
+//! - what cannot be read, in a dead letter with its raw text;
+//! - an event too large for any batch, in a dead letter of its own. Where even that outgrows a message, the
+//!   content is cut into parts, one dead letter each, since an error would make HubSpot send it all day
+//!   and drop it then.
+
+use std::collections::HashMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use crate::bus::{MESSAGE_BYTES_MAX, Message, Outgoing, Target, partition_of};
+use crate::event::{
+    BATCH_CONTENT_TYPE, Batch, DeadLetter, DeadLetterReason, Event, Millis, PortalId, RawContent,
+    Stage,
+};
+use crate::ingress::NotAnArray;
+use crate::normalize::normalize;
+
+/// AMQP's `type` of a batch.
+pub const BATCH_KIND: &str = "crm.batch.v1";
+/// AMQP's `type` of a dead letter.
+pub const DEAD_LETTER_KIND: &str = "crm.dead_letter.v1";
+/// The content type of a dead letter.
+pub const DEAD_LETTER_CONTENT_TYPE: &str = "application/json";
+
+/// The messages of one request, with what the metrics want to know of them.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    /// What to publish, in order.
+    pub(super) outgoing: Vec<Outgoing>,
+    /// The kind of every event made.
+    pub(super) kinds: Vec<&'static str>,
+    /// How many notifications could not be read.
+    pub(super) unreadable: usize,
+    /// Stage and reason of every dead letter, parts counted once.
+    pub(super) dead: Vec<(Stage, DeadLetterReason)>,
+    /// How many portals the events belong to.
+    pub(super) portals: usize,
+}
+
+/// What does not depend on the notification.
+#[derive(Clone, Copy)]
+struct Limits {
+    partitions: u16,
+    message_bytes_max: usize,
+}
+
+impl Outbox {
+    /// The messages of `elements`, received at `now`, for a bus of `partitions`.
+    pub(super) fn of_notifications(elements: &[&RawValue], now: Millis, partitions: u16) -> Self {
+        let limits = Limits {
+            partitions,
+            message_bytes_max: MESSAGE_BYTES_MAX,
+        };
+        Self::within(limits, elements, now)
+    }
+
+    /// The dead letter of a signed `body` that is no array of notifications.
+    pub(super) fn of_other_body(body: &[u8], why: NotAnArray, now: Millis) -> Self {
+        let reason = match why {
+            NotAnArray::OtherJson => DeadLetterReason::NotAnArray,
+            NotAnArray::TooMany => DeadLetterReason::Unreadable,
+        };
+        let mut outbox = Self::default();
+        let letter = DeadLetter::new(Stage::Ingress, reason, why.to_string(), now);
+        outbox.bury_raw(&letter, body, MESSAGE_BYTES_MAX);
+        outbox
+    }
+
+    fn within(limits: Limits, elements: &[&RawValue], now: Millis) -> Self {
+        let mut outbox = Self::default();
+        let mut portals = ByPortal::default();
+        for element in elements {
+            match normalize(element.get(), now) {
+                Ok(event) => {
+                    outbox.kinds.push(event.kind());
+                    portals.push(event);
+                }
+                Err(error) => {
+                    outbox.unreadable += 1;
+                    let reason = DeadLetterReason::Unreadable;
+                    let letter = DeadLetter::new(Stage::Normalize, reason, error.to_string(), now);
+                    outbox.bury_raw(&letter, element.get().as_bytes(), limits.message_bytes_max);
+                }
+            }
+        }
+        outbox.portals = portals.events.len();
+        for events in portals.events {
+            outbox.send(limits, events, now);
+        }
+        outbox
+    }
+
+    /// Adds the batch of `events`, all of one portal; halves it until each half fits a message.
+    ///
+    /// Recursion is as deep as the logarithm of the number of events.
+    fn send(&mut self, limits: Limits, mut events: Vec<Event>, now: Millis) {
+        let alone = events.len() == 1;
+        let half = events.len() / 2;
+        let batch = Batch::new(events).expect("the events are of one portal, and not none");
+        let body = batch.encode();
+        if body.len() <= limits.message_bytes_max {
+            let partition = partition_of(batch.portal_id(), limits.partitions);
+            self.outgoing.push(batch_message(&batch, partition, body));
+            return;
+        }
+        events = batch.into_events();
+        if alone {
+            self.bury_event(limits, events, now);
+            return;
+        }
+        let rest = events.split_off(half);
+        self.send(limits, events, now);
+        self.send(limits, rest, now);
+    }
+
+    /// Adds the dead letter of a single event that no batch can hold.
+    fn bury_event(&mut self, limits: Limits, event: Vec<Event>, now: Millis) {
+        let detail = format!(
+            "the event is larger than the {} bytes a message may have",
+            limits.message_bytes_max
+        );
+        let letter = DeadLetter::new(Stage::Normalize, DeadLetterReason::TooLarge, detail, now);
+        let content = serde_json::to_vec(&event).expect("events have string keys");
+        let whole = letter.clone().with_events(event);
+        let portal_id = whole.portal_id.clone();
+        let parts = DeadLetter {
+            portal_id,
+            ..letter
+        };
+        self.bury(&whole, &parts, &content, limits.message_bytes_max);
+    }
+
+    /// Adds `letter` with `raw` as its content.
+    fn bury_raw(&mut self, letter: &DeadLetter, raw: &[u8], message_bytes_max: usize) {
+        let whole = letter.clone().with_raw(raw);
+        self.bury(&whole, letter, raw, message_bytes_max);
+    }
+
+    /// Adds `whole` if a message can hold it, else `content` in parts, each in a copy of `letter`.
+    fn bury(&mut self, whole: &DeadLetter, letter: &DeadLetter, content: &[u8], max: usize) {
+        self.dead.push((whole.stage, whole.reason));
+        let body = whole.encode();
+        if body.len() <= max {
+            let id = whole.id().to_string();
+            self.outgoing.push(dead_letter_message(whole, id, body));
+        } else {
+            let id = whole.id();
+            // Half of a message is two thirds in base64, and leaves room for the other fields.
+            let messages = parts(letter, content, max / 2);
+            let messages = messages.enumerate().map(|(index, part)| {
+                let body = part.encode();
+                dead_letter_message(&part, format!("{id}-{}", index + 1), body)
+            });
+            self.outgoing.extend(messages);
+        }
+    }
+}
+
+/// Events by portal: portals in the order they first come, events in the order they come.
+#[derive(Default)]
+struct ByPortal {
+    places: HashMap<PortalId, usize>,
+    events: Vec<Vec<Event>>,
+}
+
+impl ByPortal {
+    fn push(&mut self, event: Event) {
+        let next = self.events.len();
+        let place = *self.places.entry(event.portal_id.clone()).or_insert(next);
+        if place == next {
+            self.events.push(Vec::new());
+        }
+        self.events[place].push(event);
+    }
+}
+
+/// Copies of `letter`, each with the next `part_bytes` of `content`, always in base64.
+fn parts<'a>(
+    letter: &'a DeadLetter,
+    content: &'a [u8],
+    part_bytes: usize,
+) -> impl Iterator<Item = DeadLetter> + 'a {
+    let count = content.len().div_ceil(part_bytes);
+    let chunks = content.chunks(part_bytes).enumerate();
+    chunks.map(move |(index, chunk)| {
+        let mut part = letter.clone();
+        part.detail = format!("{} (part {} of {count})", letter.detail, index + 1);
+        part.raw = Some(RawContent::Base64(BASE64.encode(chunk)));
+        part
+    })
+}
+
+fn batch_message(batch: &Batch, partition: u16, body: Vec<u8>) -> Outgoing {
+    Outgoing {
+        target: Target::Partition(partition),
+        message: Message {
+            id: batch.id().to_string(),
+            content_type: BATCH_CONTENT_TYPE.to_owned(),
+            kind: BATCH_KIND.to_owned(),
+            body: Bytes::from(body),
+        },
+    }
+}
+
+fn dead_letter_message(letter: &DeadLetter, id: String, body: Vec<u8>) -> Outgoing {
+    Outgoing {
+        target: Target::DeadLetters(letter.routing_key()),
+        message: Message {
+            id,
+            content_type: DEAD_LETTER_CONTENT_TYPE.to_owned(),
+            kind: DEAD_LETTER_KIND.to_owned(),
+            body: Bytes::from(body),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;
