@@ -1,3 +1,6 @@
 //! The promises to the outside, one file for each.
 
 mod helpers;
+
+mod bus_contract;
+mod bus_verdicts;

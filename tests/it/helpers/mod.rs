@@ -1,1 +1,3 @@
 //! What every test needs.
+
+pub mod broker;
