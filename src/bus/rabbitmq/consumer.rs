@@ -189,7 +189,11 @@ impl Feed {
 
 async fn write(channel: &Channel, tag: u64, how: Settlement) -> lapin::Result<()> {
     match how {
-        Settlement::Ack => channel.basic_ack(tag, BasicAckOptions { multiple: false }).await,
+        Settlement::Ack => {
+            channel
+                .basic_ack(tag, BasicAckOptions { multiple: false })
+                .await
+        }
         Settlement::HandBack => {
             let options = BasicNackOptions {
                 multiple: false,

@@ -201,10 +201,7 @@ mod tests {
             .of_declaration("crm.destination.a", "destination.a.max_length_bytes");
         let text = error.to_string();
         assert!(text.contains("crm.destination.a exists"), "{text}");
-        assert!(
-            text.contains("destination.a.max_length_bytes"),
-            "{text}"
-        );
+        assert!(text.contains("destination.a.max_length_bytes"), "{text}");
         assert!(text.contains("x-max-length-bytes"), "{text}");
     }
 

@@ -266,9 +266,7 @@ fn prepare(
     let mandatory = !matches!(target, Target::Topic(_));
     let (exchange, routing_key) = match target {
         Target::Partition(n) => (topology.intake(), n.to_string()),
-        Target::Destination(name) => {
-            (String::new(), topology.queue(&Queue::Destination(name)))
-        }
+        Target::Destination(name) => (String::new(), topology.queue(&Queue::Destination(name))),
         Target::DeadLetters(key) => (topology.dead(), key),
         Target::Topic(keys) => {
             let mut keys = keys.iter().map(|key| key.as_str().to_owned());
@@ -303,9 +301,7 @@ fn prepare(
 
 /// RabbitMQ's `CC` header: further routing keys, visible to consumers.
 fn carbon_copies(keys: impl Iterator<Item = String>) -> Option<FieldTable> {
-    let keys: Vec<AMQPValue> = keys
-        .map(|key| AMQPValue::LongString(key.into()))
-        .collect();
+    let keys: Vec<AMQPValue> = keys.map(|key| AMQPValue::LongString(key.into())).collect();
     (!keys.is_empty()).then(|| {
         let mut headers = FieldTable::default();
         headers.insert("CC".into(), AMQPValue::FieldArray(keys.into()));
@@ -346,7 +342,9 @@ mod tests {
 
     #[test]
     fn a_window_is_bounded_in_messages() {
-        let batch: Vec<_> = (0..600).map(|i| prepared(&i.to_string(), true, 1)).collect();
+        let batch: Vec<_> = (0..600)
+            .map(|i| prepared(&i.to_string(), true, 1))
+            .collect();
         assert_eq!(sizes(&batch), [256, 256, 88]);
     }
 
@@ -370,20 +368,40 @@ mod tests {
     fn a_return_counts_for_its_message_whatever_confirm_it_hangs_on() {
         let window: Vec<_> = ["a", "b", "c"].map(|id| prepared(id, true, 1)).into();
         let returned = HashSet::from([window[1].address.clone()]);
-        let verdicts = judge(&window, &[Answer::Ack, Answer::Ack, Answer::Nack], &returned);
+        let verdicts = judge(
+            &window,
+            &[Answer::Ack, Answer::Ack, Answer::Nack],
+            &returned,
+        );
         assert_eq!(
             verdicts,
-            [Ok(()), Err(PublishError::Unroutable), Err(PublishError::Rejected)]
+            [
+                Ok(()),
+                Err(PublishError::Unroutable),
+                Err(PublishError::Rejected)
+            ]
         );
     }
 
     #[test]
     fn an_incomplete_window_confirms_no_mandatory_message() {
-        let window = [prepared("a", true, 1), prepared("b", false, 1), prepared("c", true, 1)];
-        let verdicts = judge(&window, &[Answer::Ack, Answer::Ack, Answer::None], &HashSet::new());
+        let window = [
+            prepared("a", true, 1),
+            prepared("b", false, 1),
+            prepared("c", true, 1),
+        ];
+        let verdicts = judge(
+            &window,
+            &[Answer::Ack, Answer::Ack, Answer::None],
+            &HashSet::new(),
+        );
         assert_eq!(
             verdicts,
-            [Err(PublishError::Unknown), Ok(()), Err(PublishError::Unknown)]
+            [
+                Err(PublishError::Unknown),
+                Ok(()),
+                Err(PublishError::Unknown)
+            ]
         );
     }
 }

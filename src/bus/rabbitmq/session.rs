@@ -390,7 +390,13 @@ mod tests {
 
     #[test]
     fn a_bad_url_is_refused_without_being_repeated() {
-        for url in ["", "localhost", "http://u:hunter2@h/", "amqp:hunter2", "amqp://u:hunter2@h:port/"] {
+        for url in [
+            "",
+            "localhost",
+            "http://u:hunter2@h/",
+            "amqp:hunter2",
+            "amqp://u:hunter2@h:port/",
+        ] {
             let error = parse_url(url).unwrap_err().to_string();
             assert!(!error.contains("hunter2"), "{error}");
         }

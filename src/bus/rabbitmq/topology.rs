@@ -193,7 +193,10 @@ impl Topology {
         let max_length_bytes = i64::try_from(destination.max_length_bytes).unwrap_or(i64::MAX);
         let arguments = quorum([
             ("x-overflow", text("reject-publish")),
-            ("x-max-length-bytes", AMQPValue::LongLongInt(max_length_bytes)),
+            (
+                "x-max-length-bytes",
+                AMQPValue::LongLongInt(max_length_bytes),
+            ),
             ("x-delivery-limit", NO_DELIVERY_LIMIT.into()),
         ]);
         declare_queue(channel, &name, arguments, &setting).await
@@ -334,11 +337,17 @@ mod tests {
     fn what_amqp_cannot_name_is_refused() {
         assert!(matches!(
             Topology::new(&options("crm", 0)),
-            Err(RabbitMqError::Setting { setting: "bus.partitions", .. })
+            Err(RabbitMqError::Setting {
+                setting: "bus.partitions",
+                ..
+            })
         ));
         assert!(matches!(
             Topology::new(&options(&"x".repeat(250), 1)),
-            Err(RabbitMqError::Setting { setting: "bus.prefix", .. })
+            Err(RabbitMqError::Setting {
+                setting: "bus.prefix",
+                ..
+            })
         ));
     }
 }
