@@ -1,6 +1,7 @@
 //! What every bus promises (`crm_relay::bus`), as the same tests for each of them, and what RabbitMQ
 //! promises besides.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -257,6 +258,10 @@ macro_rules! contract {
     };
 }
 
+/// A node writes its registry of quorum queues to disk every half second (a DETS table of `ra`). Killed
+/// sooner after a queue was declared, it does not find that queue again, so a crash waits this long.
+const REGISTRY_FLUSH: Duration = Duration::from_secs(2);
+
 struct OnRabbitMq {
     /// `None`: the shared one, which must not be crashed.
     broker: Option<Arc<Broker>>,
@@ -293,6 +298,7 @@ impl Fixture for OnRabbitMq {
         let broker = self.broker.clone().expect("a node of its own");
         Box::pin(async move {
             drop(bus);
+            tokio::time::sleep(REGISTRY_FLUSH).await;
             tokio::task::spawn_blocking(move || broker.restart())
                 .await
                 .unwrap();
@@ -325,12 +331,12 @@ mod on_rabbitmq {
         let fixture = OnRabbitMq::own();
         let bus = fixture.open().await;
         let mut consumer = bus.consume(Queue::Partition(0), 20);
-        let publisher = tokio::spawn(publish_through(bus.clone(), 2_000));
+        let publisher = tokio::spawn(publish_through(bus.clone(), MESSAGES));
         let broker = fixture.broker.clone().unwrap();
         let mut held = Some(next_delivery(&mut consumer).await);
-        let restart = tokio::task::spawn_blocking(move || broker.restart());
-        let (mut seen, mut losses) = (std::collections::HashSet::new(), 0);
-        while seen.len() < 2_000 {
+        let mut restart = None;
+        let (mut seen, mut losses) = (HashSet::new(), 0);
+        while seen.len() < MESSAGES {
             match next(&mut consumer).await {
                 Consumed::Delivery(delivery) => {
                     seen.insert(delivery.message.id.clone());
@@ -338,18 +344,29 @@ mod on_rabbitmq {
                 }
                 Consumed::Lost => {
                     losses += 1;
+                    // The first message is void now, and is seen only when it comes again.
                     held.take()
                         .into_iter()
                         .for_each(|held| held.unsettled.abandon());
                 }
             }
+            if seen.len() == MESSAGES / 2 && restart.is_none() {
+                let broker = broker.clone();
+                restart = Some(tokio::task::spawn_blocking(move || broker.restart()));
+            }
         }
         assert!(losses >= 1, "the consumer was never told of the loss");
-        restart.await.unwrap();
+        restart
+            .expect("half of the messages were seen")
+            .await
+            .unwrap();
         publisher.await.unwrap();
         consumer.close().await;
         bus.close().await;
     }
+
+    /// How many messages go through while the broker restarts.
+    const MESSAGES: usize = 2_000;
 
     /// Publishes `count` messages one by one, each until it is confirmed.
     async fn publish_through(bus: Arc<dyn Bus>, count: usize) {
@@ -461,7 +478,7 @@ mod on_rabbitmq {
     async fn a_broker_that_comes_later_is_found() {
         let fixture = OnRabbitMq::own();
         let broker = fixture.broker.clone().unwrap();
-        tokio::task::spawn_blocking(move || broker.kill())
+        tokio::task::spawn_blocking(move || broker.stop())
             .await
             .unwrap();
         let bus = RabbitMq::start(fixture.options(), Arc::new(Metrics::new())).await;

@@ -8,13 +8,13 @@ use std::time::Duration;
 use lapin::protocol::AMQPError;
 use lapin::types::ReplyCode;
 
-/// AMQP's reply code ACCESS_REFUSED: credentials at the handshake, permissions later.
+/// AMQP's reply code `ACCESS_REFUSED`: credentials at the handshake, permissions later.
 const ACCESS_REFUSED: ReplyCode = 403;
-/// AMQP's reply code NOT_FOUND.
+/// AMQP's reply code `NOT_FOUND`.
 const NOT_FOUND: ReplyCode = 404;
-/// AMQP's reply code PRECONDITION_FAILED: it exists with other arguments.
+/// AMQP's reply code `PRECONDITION_FAILED`: it exists with other arguments.
 const PRECONDITION_FAILED: ReplyCode = 406;
-/// AMQP's reply code NOT_ALLOWED: at the handshake, a vhost that is not there or not ours.
+/// AMQP's reply code `NOT_ALLOWED`: at the handshake, a vhost that is not there or not ours.
 const NOT_ALLOWED: ReplyCode = 530;
 
 /// What an operator must fix before the bus can work. No retry mends it.
