@@ -258,8 +258,9 @@ macro_rules! contract {
     };
 }
 
-/// A node writes its registry of quorum queues to disk every half second (a DETS table of `ra`). Killed
-/// sooner after a queue was declared, it does not find that queue again, so a crash waits this long.
+/// A node keeps the names of its quorum queues in a DETS table that it flushes after half a second without
+/// change (`ra_directory`, `auto_save`). Killed sooner after a declaration, it comes back without serving that
+/// queue, confirmed messages and all, so a crash in these tests comes later.
 const REGISTRY_FLUSH: Duration = Duration::from_secs(2);
 
 struct OnRabbitMq {
