@@ -2,4 +2,6 @@
 
 mod helpers;
 
+mod bus_contract;
+mod bus_verdicts;
 mod ingress;

@@ -1,1 +1,4 @@
 //! What every test needs.
+
+pub mod broker;
+pub mod bus;

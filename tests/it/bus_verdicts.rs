@@ -1,0 +1,110 @@
+//! Every verdict of a publish matches what the broker holds afterwards, whatever else goes on at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crm_relay::bus::rabbitmq::RabbitMqOptions;
+use crm_relay::bus::{Bus, Outgoing, PublishError, Queue, Target};
+
+use crate::helpers::broker::{self, unique_prefix};
+use crate::helpers::bus::{destination, drain, options, start, to};
+
+/// Publishing at once: more than there are channels.
+const TASKS: usize = 24;
+/// Batches each task publishes.
+const BATCHES: usize = 5;
+/// Messages in a batch: of ten, one goes nowhere, one to a queue that is full, eight to partitions.
+const BATCH: usize = 50;
+/// Bytes the small queue takes before it rejects.
+const SMALL: u64 = 300;
+
+type Verdict = Result<(), PublishError>;
+
+fn target(number: usize) -> Target {
+    match number % 10 {
+        3 => Target::Destination("nowhere".into()),
+        7 => Target::Destination("small".into()),
+        n => Target::Partition(u16::try_from(n % 4).unwrap()),
+    }
+}
+
+async fn publish_all(bus: Arc<dyn Bus>, task: usize) -> Vec<(String, Target, Verdict)> {
+    let mut all = Vec::with_capacity(BATCHES * BATCH);
+    for batch in 0..BATCHES {
+        let ids = (0..BATCH).map(|n| format!("{task}-{batch}-{n}"));
+        let outgoing: Vec<Outgoing> = ids.enumerate().map(|(n, id)| to(target(n), &id)).collect();
+        let verdicts = bus.publish(outgoing.clone()).await;
+        let sent = outgoing.into_iter().zip(verdicts);
+        all.extend(sent.map(|(outgoing, verdict)| (outgoing.message.id, outgoing.target, verdict)));
+    }
+    all
+}
+
+/// How often each id is in the broker's queues.
+async fn read_back(bus: &dyn Bus) -> HashMap<String, usize> {
+    let mut held = HashMap::new();
+    let partitions = (0..bus.partitions()).map(Queue::Partition);
+    for queue in partitions.chain([Queue::Destination("small".into())]) {
+        for id in drain(bus, queue).await {
+            *held.entry(id).or_default() += 1;
+        }
+    }
+    held
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_verdict_matches_what_the_broker_holds() {
+    let bus = start(RabbitMqOptions {
+        destinations: vec![destination("small", SMALL)],
+        ..options(broker::shared(), &unique_prefix())
+    })
+    .await;
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|task| tokio::spawn(publish_all(bus.clone(), task)))
+        .collect();
+    let mut all = Vec::new();
+    for task in tasks {
+        all.extend(task.await.unwrap());
+    }
+    assert_eq!(all.len(), TASKS * BATCHES * BATCH);
+    let held = read_back(&*bus).await;
+    let mut rejected = 0;
+    for (id, target, verdict) in &all {
+        let expected = match (target, held.get(id)) {
+            (_, Some(1)) => Ok(()),
+            (_, Some(n)) => panic!("{id} is there {n} times"),
+            (Target::Destination(name), None) if name == "nowhere" => Err(PublishError::Unroutable),
+            (_, None) => Err(PublishError::Rejected),
+        };
+        assert_eq!(*verdict, expected, "{id} to {target:?}");
+        rejected += usize::from(expected == Err(PublishError::Rejected));
+    }
+    // Most of a tenth: the small queue takes a few before it is full.
+    assert!(rejected > all.len() / 20, "only {rejected} were rejected");
+    bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_of_one_event_get_a_verdict_each() {
+    let bus = start(RabbitMqOptions {
+        destinations: vec![destination("a", 1 << 20), destination("b", 1 << 20)],
+        ..options(broker::shared(), &unique_prefix())
+    })
+    .await;
+    let copy = |name: &str| to(Target::Destination(name.into()), "same id");
+    let batch = vec![
+        copy("a"),
+        copy("nowhere"),
+        copy("b"),
+        copy("a"),
+        copy("nowhere"),
+    ];
+    let lost = Err(PublishError::Unroutable);
+    assert_eq!(
+        bus.publish(batch).await,
+        [Ok(()), lost, Ok(()), Ok(()), lost]
+    );
+    assert_eq!(bus.depth(Queue::Destination("a".into())).await, Ok(2));
+    assert_eq!(bus.depth(Queue::Destination("b".into())).await, Ok(1));
+    bus.close().await;
+}

@@ -1,0 +1,253 @@
+//! A private RabbitMQ node: own name, ports, data and epmd, on loopback only.
+//!
+//! [`shared`] is started once per test process; tests keep apart by [`unique_prefix`]. Tests that kill or
+//! restart start a node of their own. A small shell script stands between: it waits on a pipe from this
+//! process, and when that closes, however this process ended, it kills the node and removes its data.
+//!
+//! `RELAY_RABBITMQ=path` runs the tests against another version: a `rabbitmq-server`, or the folder it is in.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+/// How long a node may take to answer. It takes 5 to 10 seconds on an idle machine.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long between two looks whether it answers.
+const START_INTERVAL: Duration = Duration::from_millis(100);
+/// Where `rabbitmq-server` is usually found. Debian's `/usr/sbin` has a wrapper that changes the user.
+const USUAL_FOLDERS: &[&str] = &[
+    "/usr/lib/rabbitmq/bin",
+    "/opt/rabbitmq/sbin",
+    "/usr/local/sbin",
+    "/opt/homebrew/sbin",
+];
+/// Runs epmd and the node, each in a process group of its own, until a line or the end of its input comes;
+/// then kills both, and after the end of its input removes the folder too.
+const WATCHDOG: &str = r#"
+trap '' INT TERM HUP
+setsid epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 </dev/null >/dev/null 2>&1 &
+epmd=$!
+setsid "$1/rabbitmq-server" </dev/null >"$2/console.log" 2>&1 &
+node=$!
+keep=
+if read -r _; then keep=yes; fi
+kill -KILL "-$node" 2>/dev/null || kill -KILL "$node"
+kill -KILL "-$epmd" 2>/dev/null || kill -KILL "$epmd"
+wait
+[ -n "$keep" ] || rm -rf "$2"
+"#;
+
+/// A RabbitMQ node.
+pub struct Broker {
+    bin: PathBuf,
+    dir: PathBuf,
+    name: String,
+    port: u16,
+    dist_port: u16,
+    epmd_port: u16,
+    watchdog: Mutex<Option<Child>>,
+}
+
+/// The node that tests share. Started by whoever asks first.
+pub fn shared() -> &'static Broker {
+    static SHARED: OnceLock<Broker> = OnceLock::new();
+    SHARED.get_or_init(Broker::start)
+}
+
+/// Begins the names of one test's queues.
+pub fn unique_prefix() -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("test-{}-{count}", std::process::id())
+}
+
+impl Broker {
+    /// Starts a node and waits until it answers.
+    ///
+    /// # Panics
+    /// When RabbitMQ is not installed, or does not answer in time.
+    pub fn start() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("crm-relay-broker-")
+            .tempdir()
+            .unwrap()
+            .keep();
+        let port = free_port();
+        let broker = Self {
+            bin: find_bin(),
+            name: format!("relay-{}-{port}@localhost", std::process::id()),
+            port,
+            dist_port: free_port(),
+            epmd_port: free_port(),
+            dir,
+            watchdog: Mutex::new(None),
+        };
+        broker.write_config();
+        broker.resume();
+        broker
+    }
+
+    /// Where to connect to, as the default user, on the default vhost.
+    pub fn url(&self) -> String {
+        self.url_as("guest", "guest", "%2f")
+    }
+
+    /// Where to connect to as somebody else.
+    pub fn url_as(&self, user: &str, password: &str, vhost: &str) -> String {
+        format!("amqp://{user}:{password}@{}/{vhost}", self.address())
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    /// Ends the node by SIGKILL. Its data stays.
+    pub fn kill(&self) {
+        let watchdog = self.watchdog.lock().unwrap().take();
+        if let Some(mut watchdog) = watchdog {
+            let mut input = watchdog.stdin.take().unwrap();
+            input.write_all(b"kill\n").unwrap();
+            watchdog.wait().unwrap();
+        }
+    }
+
+    /// Ends the node in order. Its data stays.
+    pub fn stop(&self) {
+        self.ctl(&["stop"]);
+        self.kill();
+    }
+
+    /// Starts the node again on its data, and waits until it answers.
+    pub fn resume(&self) {
+        let mut command = self.command("sh");
+        command
+            .args(["-c", WATCHDOG, "watchdog"])
+            .args([&self.bin, &self.dir])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        *self.watchdog.lock().unwrap() = Some(command.spawn().unwrap());
+        self.wait_until_it_answers();
+    }
+
+    /// [`Self::kill`], then [`Self::resume`].
+    pub fn restart(&self) {
+        self.kill();
+        self.resume();
+    }
+
+    /// What `rabbitmqctl` answers.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn ctl(&self, args: &[&str]) -> String {
+        let mut command = self.command(self.bin.join("rabbitmqctl"));
+        let output = command
+            .args(["--quiet", "--node", &self.name])
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "rabbitmqctl {args:?} failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("HOME", &self.dir)
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
+            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .env("RABBITMQ_NODENAME", &self.name)
+            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODE_PORT", self.port.to_string())
+            .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
+            .env("RABBITMQ_CONFIG_FILE", self.dir.join("rabbitmq.conf"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", self.dir.join("plugins"))
+            .env("RABBITMQ_MNESIA_BASE", self.dir.join("data"))
+            .env("RABBITMQ_LOG_BASE", self.dir.join("log"))
+            .env("RABBITMQ_PID_FILE", self.dir.join("pid"))
+            .env("RABBITMQ_SCHEDULER_BIND_TYPE", "u")
+            .env(
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+                "+S 2:2 -kernel inet_dist_use_interface {127,0,0,1}",
+            );
+        command
+    }
+
+    fn write_config(&self) {
+        let config = format!(
+            "listeners.tcp.1 = {}\ndisk_free_limit.absolute = 1MB\nlog.file.level = warning\n",
+            self.address()
+        );
+        fs::write(self.dir.join("rabbitmq.conf"), config).unwrap();
+        fs::write(self.dir.join("plugins"), "[].\n").unwrap();
+    }
+
+    fn wait_until_it_answers(&self) {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !answers(self.address()) {
+            assert!(
+                Instant::now() < deadline,
+                "RabbitMQ at {} does not answer; its console says: {}",
+                self.bin.display(),
+                fs::read_to_string(self.dir.join("console.log")).unwrap_or_default()
+            );
+            std::thread::sleep(START_INTERVAL);
+        }
+    }
+}
+
+/// Whether a broker there begins AMQP's handshake.
+fn answers(address: SocketAddr) -> bool {
+    let begin = || -> std::io::Result<u8> {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"AMQP\x00\x00\x09\x01")?;
+        let mut first = [0];
+        stream.read_exact(&mut first)?;
+        Ok(first[0])
+    };
+    // 1 is a method frame: `connection.start`.
+    begin().is_ok_and(|first| first == 1)
+}
+
+fn find_bin() -> PathBuf {
+    if let Some(path) = std::env::var_os("RELAY_RABBITMQ") {
+        let path = PathBuf::from(path);
+        let folder = if path.is_dir() {
+            path
+        } else {
+            path.parent().unwrap_or(Path::new("/")).to_owned()
+        };
+        assert!(
+            folder.join("rabbitmq-server").exists(),
+            "RELAY_RABBITMQ names no rabbitmq-server and no folder that has one"
+        );
+        return folder;
+    }
+    let found = USUAL_FOLDERS
+        .iter()
+        .map(PathBuf::from)
+        .find(|folder| folder.join("rabbitmq-server").exists());
+    found.expect(
+        "these tests need RabbitMQ: install the package rabbitmq-server (3.10 or later), or set \
+         RELAY_RABBITMQ to the path of a rabbitmq-server",
+    )
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
