@@ -1,0 +1,1 @@
+//! Crash, order and failure, seen from outside the bus.
