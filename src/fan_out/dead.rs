@@ -14,7 +14,7 @@ use crate::event::{
 /// The content type of a dead letter.
 const CONTENT_TYPE: &str = "application/json";
 /// AMQP's `type` of a dead letter.
-const KIND: &str = "dead_letter";
+const KIND: &str = "crm.dead_letter.v1";
 
 /// The letters, ready to publish, that hold the copy of `event` for `destination`. Never empty.
 pub(super) fn letters(

@@ -28,7 +28,8 @@ mod tests;
 
 use ndjson::Ndjson;
 
-/// Events whose confirmed copies are remembered between two tries. Beyond it a repeat is sent again, under the same id.
+/// Events whose confirmed copies are remembered between two tries. At the bound all are forgotten (some may belong to
+/// events that went to another worker), and repeats are sent again, under the same ids.
 const RETRIED_MAX: usize = 10_000;
 
 /// The destinations, and what delivers to them.
@@ -216,7 +217,7 @@ impl FanOut {
                     batch.push((slot, item.outgoing(Target::Destination(name))));
                 }
             }
-            // A repeat has had its chance: the topic copy is sent with the first try only.
+            // A repeat whose other copies went out has had its topic copy sent with them.
             if item.done.is_empty() {
                 batch.push((Slot::Topic, item.outgoing(Target::Topic(item.keys.clone()))));
             }
@@ -317,9 +318,10 @@ impl FanOut {
         self.count_copies(&item);
         let mut retried = self.lock_retried();
         if item.retry {
-            if retried.len() < RETRIED_MAX || retried.contains_key(&item.event.id) {
-                retried.insert(item.event.id, item.done);
+            if retried.len() >= RETRIED_MAX {
+                retried.clear();
             }
+            retried.insert(item.event.id, item.done);
             return Err(FanOutFailure::Retry);
         }
         retried.remove(&item.event.id);
