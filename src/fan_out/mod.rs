@@ -13,19 +13,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use crate::bus::{Bus, Message, Outgoing, PublishError, Target};
+use crate::bus::{Bus, Outgoing, PublishError, Target};
 use crate::config::{DestinationConfig, DestinationKind};
-use crate::event::{
-    DeadLetterReason, ENRICHED_CONTENT_TYPE, EnrichedEvent, EventId, KeyPattern, Millis, RoutingKey,
-};
+use crate::event::{EnrichedEvent, EventId, KeyPattern, Millis, RoutingKey};
 use crate::metrics::{Metrics, seconds};
 
 mod dead;
+mod item;
 mod ndjson;
 
 #[cfg(test)]
 mod tests;
 
+use item::{Item, reason};
 use ndjson::Ndjson;
 
 /// Events whose confirmed copies are remembered between two tries. At the bound all are forgotten (some may belong to
@@ -102,21 +102,6 @@ enum Kind {
 /// A bus, which has no `Debug` of its own.
 struct SharedBus(Arc<dyn Bus>);
 
-/// One event on its way.
-struct Item {
-    event: EnrichedEvent,
-    keys: Vec<RoutingKey>,
-    body: Bytes,
-    /// Destinations that want it and are not done with.
-    pending: Vec<usize>,
-    copies: usize,
-    dead: usize,
-    /// Destinations whose copy has become a dead letter, once that is confirmed.
-    refused: Vec<(usize, PublishError)>,
-    done: BTreeSet<usize>,
-    retry: bool,
-}
-
 /// What stands at one place of a published batch.
 #[derive(Clone, Copy)]
 enum Slot {
@@ -171,17 +156,7 @@ impl FanOut {
         let (done, pending): (BTreeSet<usize>, BTreeSet<usize>) = wanted
             .map(|(place, _)| place)
             .partition(|place| done.as_ref().is_some_and(|done| done.contains(place)));
-        Item {
-            body: event.encode().into(),
-            keys,
-            event,
-            pending: pending.into_iter().collect(),
-            copies: done.len(),
-            dead: 0,
-            refused: Vec::new(),
-            done,
-            retry: false,
-        }
+        Item::new(event, keys, done, pending.into_iter().collect())
     }
 
     /// All copies that go over the bus, as one batch.
@@ -384,54 +359,8 @@ impl Destination {
     }
 }
 
-impl Item {
-    fn outgoing(&self, target: Target) -> Outgoing {
-        let message = Message {
-            id: self.event.id.to_string(),
-            content_type: ENRICHED_CONTENT_TYPE.to_owned(),
-            kind: self.event.r#type.clone(),
-            body: self.body.clone(),
-        };
-        Outgoing { target, message }
-    }
-
-    fn note(&mut self, destination: usize, verdict: Result<(), PublishError>) {
-        match verdict {
-            Ok(()) => {
-                self.copies += 1;
-                self.done.insert(destination);
-            }
-            Err(PublishError::Unavailable | PublishError::Unknown) => self.retry = true,
-            Err(
-                error
-                @ (PublishError::Unroutable | PublishError::Rejected | PublishError::TooLarge),
-            ) => self.refused.push((destination, error)),
-        }
-    }
-
-    fn note_dead(&mut self, destination: usize, confirmed: bool) {
-        if confirmed {
-            self.dead += 1;
-            self.done.insert(destination);
-        } else {
-            self.retry = true;
-        }
-    }
-}
-
 impl std::fmt::Debug for SharedBus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Bus")
-    }
-}
-
-/// Why a copy is dead. Only the verdicts that [`Item::note`] takes for a refusal come here.
-fn reason(error: PublishError) -> DeadLetterReason {
-    match error {
-        PublishError::Rejected => DeadLetterReason::DestinationFull,
-        PublishError::TooLarge => DeadLetterReason::TooLarge,
-        PublishError::Unroutable | PublishError::Unavailable | PublishError::Unknown => {
-            DeadLetterReason::DestinationUnavailable
-        }
     }
 }

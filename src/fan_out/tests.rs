@@ -7,10 +7,11 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::*;
-use crate::bus::{BusUnavailable, Consumer, Queue};
+use crate::bus::{BusUnavailable, Consumer, Message, Queue};
 use crate::event::{
-    DeadLetter, EnrichedData, Enrichment, EnrichmentStatus, Event, EventBody, IdentityHasher,
-    ObjectChange, ObjectEvent, ObjectTypeId, Version,
+    DeadLetter, DeadLetterReason, ENRICHED_CONTENT_TYPE, EnrichedData, Enrichment,
+    EnrichmentStatus, Event, EventBody, IdentityHasher, ObjectChange, ObjectEvent, ObjectTypeId,
+    Version,
 };
 
 const OCCURRED_AT: i64 = 1_763_892_000_123;
