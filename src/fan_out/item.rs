@@ -1,11 +1,20 @@
 //! One event on its way: what is still to do for it, and what came of the rest.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use crate::bus::{Message, Outgoing, PublishError, Target};
 use crate::event::{DeadLetterReason, ENRICHED_CONTENT_TYPE, EnrichedEvent, RoutingKey};
+
+/// How a copy ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The destination has it.
+    Delivered,
+    /// A dead letter holds it.
+    Dead,
+}
 
 /// One event on its way.
 pub(super) struct Item {
@@ -14,20 +23,19 @@ pub(super) struct Item {
     pub(super) body: Bytes,
     /// Destinations that want it and are not done with.
     pub(super) pending: Vec<usize>,
-    pub(super) copies: usize,
-    pub(super) dead: usize,
     /// Destinations whose copy has become a dead letter, once that is confirmed.
     pub(super) refused: Vec<(usize, PublishError)>,
-    pub(super) done: BTreeSet<usize>,
+    /// Destinations that are done with, by an earlier try or this one.
+    pub(super) done: BTreeMap<usize, Ending>,
     pub(super) retry: bool,
 }
 
 impl Item {
-    /// `event`, wanted by the destinations in `pending`, and by those in `done`, which have their copy.
+    /// `event`, wanted by the destinations in `pending`, and by those in `done`.
     pub(super) fn new(
         event: EnrichedEvent,
         keys: Vec<RoutingKey>,
-        done: BTreeSet<usize>,
+        done: BTreeMap<usize, Ending>,
         pending: Vec<usize>,
     ) -> Self {
         Self {
@@ -35,12 +43,21 @@ impl Item {
             keys,
             event,
             pending,
-            copies: done.len(),
-            dead: 0,
             refused: Vec::new(),
             done,
             retry: false,
         }
+    }
+
+    /// How many destinations ended so, earlier tries included.
+    pub(super) fn count(&self, ending: Ending) -> usize {
+        self.done.values().filter(|one| **one == ending).count()
+    }
+
+    /// How many ended so in this try.
+    pub(super) fn count_new(&self, ending: Ending) -> usize {
+        let new = self.pending.iter().filter_map(|place| self.done.get(place));
+        new.filter(|one| **one == ending).count()
     }
 
     /// The message for `target`.
@@ -58,8 +75,7 @@ impl Item {
     pub(super) fn note(&mut self, destination: usize, verdict: Result<(), PublishError>) {
         match verdict {
             Ok(()) => {
-                self.copies += 1;
-                self.done.insert(destination);
+                self.done.insert(destination, Ending::Delivered);
             }
             Err(PublishError::Unavailable | PublishError::Unknown) => self.retry = true,
             Err(
@@ -72,8 +88,7 @@ impl Item {
     /// Records what came of the dead letters of a copy.
     pub(super) fn note_dead(&mut self, destination: usize, confirmed: bool) {
         if confirmed {
-            self.dead += 1;
-            self.done.insert(destination);
+            self.done.insert(destination, Ending::Dead);
         } else {
             self.retry = true;
         }

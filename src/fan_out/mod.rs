@@ -25,7 +25,7 @@ mod ndjson;
 #[cfg(test)]
 mod tests;
 
-use item::{Item, reason};
+use item::{Ending, Item, reason};
 use ndjson::Ndjson;
 
 /// Events whose confirmed copies are remembered between two tries. At the bound all are forgotten (some may belong to
@@ -39,7 +39,7 @@ pub struct FanOut {
     bus: SharedBus,
     metrics: Arc<Metrics>,
     /// Places in `destinations` that are done with, by an event that is to come again.
-    retried: Mutex<HashMap<EventId, BTreeSet<usize>>>,
+    retried: Mutex<HashMap<EventId, BTreeMap<usize, Ending>>>,
 }
 
 /// How an event ended, for all destinations together.
@@ -150,13 +150,19 @@ impl FanOut {
 
     fn item(&self, event: EnrichedEvent) -> Item {
         let keys = event.routing_keys();
-        let done = self.lock_retried().get(&event.id).cloned();
+        let earlier = self.lock_retried().get(&event.id).cloned();
+        let earlier = earlier.unwrap_or_default();
+        let (mut done, mut pending) = (BTreeMap::new(), Vec::new());
         let wanted = self.destinations.iter().enumerate();
-        let wanted = wanted.filter(|(_, destination)| destination.wants(&keys));
-        let (done, pending): (BTreeSet<usize>, BTreeSet<usize>) = wanted
-            .map(|(place, _)| place)
-            .partition(|place| done.as_ref().is_some_and(|done| done.contains(place)));
-        Item::new(event, keys, done, pending.into_iter().collect())
+        for (place, _) in wanted.filter(|(_, destination)| destination.wants(&keys)) {
+            match earlier.get(&place) {
+                Some(ending) => {
+                    done.insert(place, *ending);
+                }
+                None => pending.push(place),
+            }
+        }
+        Item::new(event, keys, done, pending)
     }
 
     /// All copies that go over the bus, as one batch.
@@ -303,31 +309,27 @@ impl FanOut {
         if item.done.is_empty() {
             return Ok(FanOutOutcome::Unwanted);
         }
-        if item.copies > 0 {
+        let copies = item.count(Ending::Delivered);
+        if copies > 0 {
             let lateness = seconds(now.since(item.event.time));
             self.metrics.fan_out_lateness_seconds.observe(lateness);
         }
         Ok(FanOutOutcome::Delivered {
-            copies: item.copies,
-            dead: item.dead,
+            copies,
+            dead: item.count(Ending::Dead),
         })
     }
 
     fn count_copies(&self, item: &Item) {
-        let delivered = item
-            .pending
-            .iter()
-            .filter(|place| item.done.contains(place));
-        let delivered = delivered.count() - item.dead;
-        for (outcome, count) in [("delivered", delivered), ("dead", item.dead)] {
+        for (outcome, ending) in [("delivered", Ending::Delivered), ("dead", Ending::Dead)] {
             self.metrics
                 .fan_out_copies_total
                 .with_label_values(&[outcome])
-                .inc_by(count as u64);
+                .inc_by(item.count_new(ending) as u64);
         }
     }
 
-    fn lock_retried(&self) -> std::sync::MutexGuard<'_, HashMap<EventId, BTreeSet<usize>>> {
+    fn lock_retried(&self) -> std::sync::MutexGuard<'_, HashMap<EventId, BTreeMap<usize, Ending>>> {
         // Whole insertions and removals only: a panic elsewhere leaves it sound.
         self.retried.lock().unwrap_or_else(PoisonError::into_inner)
     }

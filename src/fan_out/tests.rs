@@ -270,6 +270,18 @@ async fn an_unconfirmed_dead_letter_is_retried() {
 }
 
 #[tokio::test]
+async fn a_dead_letter_of_an_earlier_try_still_counts_as_dead() {
+    let full = &[PublishError::Rejected];
+    let bus = ScriptedBus::failing(&[("a", full), ("b", full), ("dead", &[PublishError::Unknown])]);
+    let fan_out = fan_out(&bus, &[("a", queue("#")), ("b", queue("#"))]);
+    let event = enriched(vec![change("1", "x")]);
+    let first = fan_out.deliver(vec![event.clone()]).await;
+    assert_eq!(first, [Err(FanOutFailure::Retry)]);
+    assert_eq!(fan_out.deliver(vec![event]).await, [delivered(1, 1)]);
+    assert_eq!(bus.letters().len(), 1);
+}
+
+#[tokio::test]
 async fn a_retry_sends_only_what_was_not_confirmed() {
     for error in [PublishError::Unavailable, PublishError::Unknown] {
         let bus = ScriptedBus::failing(&[("a", &[error, error])]);
