@@ -28,7 +28,7 @@ pub(super) fn from_tree<T: DeserializeOwned>(root: Node) -> Result<T, KeyError> 
 #[derive(Debug)]
 pub(super) struct Error {
     what: What,
-    place: Option<Place>,
+    place: Option<Box<Place>>,
 }
 
 #[derive(Debug)]
@@ -73,12 +73,12 @@ impl Error {
 
     /// The innermost setting counts.
     fn at(mut self, place: &Place) -> Self {
-        self.place.get_or_insert_with(|| place.clone());
+        self.place.get_or_insert_with(|| Box::new(place.clone()));
         self
     }
 
     fn into_key_error(self) -> KeyError {
-        let place = self.place.expect("the outermost caller gives a place");
+        let place = *self.place.expect("the outermost caller gives a place");
         let form = form_of(&place.name);
         let kind = match self.what {
             What::Form { wants } => KeyErrorKind::Form {
@@ -120,6 +120,8 @@ fn form_of(name: &str) -> Option<&'static str> {
             "a duration with its unit, such as 500ms, 3s or 1m"
         }
         "body_size_max" | "max_length_bytes" => "a size, such as 8 MiB, or a number of bytes",
+        "partitions" => "a whole number from 1 to 1024",
+        "prefetch" => "a whole number from 1 to 65535",
         "kind" => "`queue` or `ndjson`",
         "format" => "`human` or `json`",
         _ => return None,

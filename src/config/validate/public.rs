@@ -52,20 +52,20 @@ fn public_url_fault(text: &str) -> Option<String> {
         () if url.fragment().is_some() => {
             "it has a fragment (#…), which is never sent; leave it out"
         }
-        () if !has_path(text) => {
-            "it has no path; write it as the app's settings at HubSpot have it, with at least a `/`"
+        () if !has_host_and_path(text) => {
+            "it lacks a host or a path; write it as the app's settings at HubSpot have it, with at least a `/`"
         }
         () => return None,
     };
     Some(fault.to_owned())
 }
 
-/// The parser would add a missing path, but what is signed is the text as configured at HubSpot.
-fn has_path(text: &str) -> bool {
+/// Asks the text and not the parsed URL: the parser would add a missing path and take the path for a missing
+/// host, but what is signed is the text as configured at HubSpot.
+fn has_host_and_path(text: &str) -> bool {
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
-    rest.split(['?', '#'])
-        .next()
-        .is_some_and(|rest| rest.contains('/'))
+    let before_query = rest.split(['?', '#']).next().unwrap_or_default();
+    before_query.find('/').is_some_and(|host_len| host_len > 0)
 }
 
 fn a_receiver_has_an_app(config: &Config, role: Role) -> Vec<Problem> {
