@@ -1,3 +1,5 @@
 //! The promises to the outside, one file for each.
 
+mod cli;
+mod config;
 mod helpers;
