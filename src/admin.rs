@@ -1,1 +1,245 @@
-//! stub
+//! The private port: metrics and probes. It listens apart from what HubSpot can reach, and it is the last to
+//! stop, so that a drain can be watched.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use actix_web::dev::ServerHandle;
+use actix_web::http::header::ContentType;
+use actix_web::web::{self, Data};
+use actix_web::{App, HttpResponse, HttpServer};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::metrics::Metrics;
+
+/// Prometheus' text format.
+const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// Scrapers and probes at once.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a scrape in flight may take once we stop, in seconds.
+const STOP_SECONDS_MAX: u64 = 1;
+
+/// The admin port cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {listen}; set admin.listen to a free address of this machine")]
+pub struct AdminError {
+    /// The address as configured.
+    pub listen: SocketAddr,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// The admin server.
+#[derive(Debug)]
+pub struct Admin {
+    addr: SocketAddr,
+    server: ServerHandle,
+    task: JoinHandle<io::Result<()>>,
+}
+
+impl Admin {
+    /// Listens on `listen` and serves `/metrics`, `/livez` and `/readyz`. Port 0 takes any: see [`Self::addr`].
+    ///
+    /// # Errors
+    /// [`AdminError`] when the address cannot be had.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(
+        listen: SocketAddr,
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+    ) -> Result<Self, AdminError> {
+        let failed = |source| AdminError { listen, source };
+        let (metrics, health) = (Data::from(metrics), Data::from(health));
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(metrics.clone())
+                .app_data(health.clone())
+                .route("/metrics", web::get().to(show_metrics))
+                .route("/livez", web::get().to(livez))
+                .route("/readyz", web::get().to(readyz))
+        })
+        .workers(1)
+        .max_connections(CONNECTIONS_MAX)
+        .shutdown_timeout(STOP_SECONDS_MAX)
+        .disable_signals()
+        .bind(listen)
+        .map_err(failed)?;
+        let addr = server.addrs().first().copied().unwrap_or(listen);
+        let server = server.run();
+        Ok(Self {
+            addr,
+            server: server.handle(),
+            task: tokio::spawn(server),
+        })
+    }
+
+    /// Where it listens, with the port that the operating system chose for port 0.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Stops, answering what is in flight, within about a second.
+    pub async fn stop(self) {
+        self.server.stop(true).await;
+        // What is left to learn is how a stopped server ended.
+        let _ = self.task.await;
+    }
+}
+
+/// What the probes tell.
+#[derive(Debug)]
+pub struct Health {
+    bus: watch::Receiver<bool>,
+    stopping: AtomicBool,
+}
+
+impl Health {
+    /// `bus` is [`crate::bus::Bus::connected`]; its sender must live as long as the bus does its work.
+    #[must_use]
+    pub fn new(bus: watch::Receiver<bool>) -> Self {
+        Self {
+            bus,
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on we are alive but not ready.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a restart would not help.
+    ///
+    /// # Errors
+    /// What has died. A bus that is merely away is no reason: it comes back, and a restart would not bring it.
+    pub fn alive(&self) -> Result<(), &'static str> {
+        let ended = self.bus.has_changed().is_err();
+        if ended && !self.is_stopping() {
+            return Err("the bus's session has ended");
+        }
+        Ok(())
+    }
+
+    /// Whether events can be taken.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn ready(&self) -> Result<(), &'static str> {
+        if self.is_stopping() {
+            return Err("stopping");
+        }
+        self.alive()?;
+        if !*self.bus.borrow() {
+            return Err("the bus is not connected");
+        }
+        Ok(())
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+async fn show_metrics(metrics: Data<Metrics>) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type(METRICS_CONTENT_TYPE)
+        .body(metrics.encode())
+}
+
+async fn livez(health: Data<Health>) -> HttpResponse {
+    probe(health.alive())
+}
+
+async fn readyz(health: Data<Health>) -> HttpResponse {
+    probe(health.ready())
+}
+
+fn probe(result: Result<(), &'static str>) -> HttpResponse {
+    match result {
+        Ok(()) => HttpResponse::Ok()
+            .content_type(ContentType::plaintext())
+            .body("ok\n"),
+        Err(reason) => HttpResponse::ServiceUnavailable()
+            .content_type(ContentType::plaintext())
+            .body(format!("{reason}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_follows_the_bus_and_ends_with_stopping() {
+        let (bus, connected) = watch::channel(false);
+        let health = Health::new(connected);
+        assert_eq!(health.ready(), Err("the bus is not connected"));
+        assert_eq!(
+            health.alive(),
+            Ok(()),
+            "a bus that is away is no reason to restart"
+        );
+        bus.send_replace(true);
+        assert_eq!(health.ready(), Ok(()));
+        health.stop();
+        assert_eq!(health.ready(), Err("stopping"));
+        assert_eq!(health.alive(), Ok(()));
+    }
+
+    #[test]
+    fn a_bus_that_ended_by_itself_is_death_and_one_that_was_closed_is_not() {
+        let (bus, connected) = watch::channel(true);
+        let health = Health::new(connected);
+        drop(bus);
+        assert_eq!(health.alive(), Err("the bus's session has ended"));
+        assert!(health.ready().is_err());
+        health.stop();
+        assert_eq!(health.alive(), Ok(()));
+    }
+
+    async fn get(addr: SocketAddr, path: &str) -> (u16, String, String) {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let answer = reqwest::get(format!("http://{addr}{path}")).await.unwrap();
+        let content_type = answer.headers()["content-type"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        (
+            answer.status().as_u16(),
+            content_type,
+            answer.text().await.unwrap(),
+        )
+    }
+
+    #[tokio::test]
+    async fn the_port_serves_metrics_and_probes_until_it_is_stopped() {
+        let (bus, connected) = watch::channel(true);
+        let health = Arc::new(Health::new(connected));
+        let metrics = Arc::new(Metrics::new());
+        metrics.bus_connected.set(1);
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let admin = Admin::start(any_port, metrics, Arc::clone(&health)).unwrap();
+        let addr = admin.addr();
+
+        let (status, content_type, text) = get(addr, "/metrics").await;
+        assert_eq!((status, content_type.as_str()), (200, METRICS_CONTENT_TYPE));
+        assert!(text.contains("\ncrm_relay_bus_connected 1\n"), "{text}");
+        assert_eq!(get(addr, "/livez").await.0, 200);
+        assert_eq!(get(addr, "/readyz").await.0, 200);
+        bus.send_replace(false);
+        let (status, _, text) = get(addr, "/readyz").await;
+        assert_eq!((status, text.as_str()), (503, "the bus is not connected\n"));
+        assert_eq!(get(addr, "/livez").await.0, 200);
+
+        let taken = Admin::start(addr, Arc::new(Metrics::new()), health).unwrap_err();
+        assert!(taken.to_string().contains("admin.listen"));
+        admin.stop().await;
+        assert!(reqwest::get(format!("http://{addr}/livez")).await.is_err());
+    }
+}

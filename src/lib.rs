@@ -25,6 +25,7 @@ pub mod worker;
 pub mod admin;
 pub mod config;
 pub mod metrics;
+pub mod relay;
 pub mod shutdown;
 pub mod telemetry;
 

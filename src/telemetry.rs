@@ -1,1 +1,209 @@
-//! stub
+//! Logs: to stderr, for a person or as JSON.
+//!
+//! Bodies, tokens and property values are kept out where the lines are written. One library needs help:
+//! lapin logs whole returned messages, which are people's data, so its target is off whatever the filter says.
+
+use std::io::{self, IsTerminal as _};
+
+use tracing::{Metadata, Subscriber};
+use tracing_subscriber::filter::{ParseError, filter_fn};
+use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry};
+
+use crate::config::{LogConfig, LogFormat};
+
+/// Libraries that talk a lot below these levels. A directive of `log.filter` for the same target wins.
+const CALMED: &str =
+    "lapin=warn,actix_server=warn,actix_http=warn,hyper_util=warn,h2=warn,rustls=warn,reqwest=warn";
+/// Where lapin logs message bodies.
+const BODIES: &str = "lapin::returned_messages";
+/// What may stand alone in a filter; any other word alone would be taken for a target and silence the rest.
+const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
+
+/// Why there are no logs.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// `log.filter` is not understood.
+    #[error("log.filter: {0}")]
+    Filter(#[from] FilterError),
+    /// Somebody installed a subscriber before.
+    #[error("logs were already set up")]
+    Installed,
+}
+
+/// Why `log.filter` is not understood.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// Nothing in it.
+    #[error("it is empty; write a level such as info, or off")]
+    Empty,
+    /// A word that is no level.
+    #[error(
+        "`{0}` is no level; write error, warn, info, debug, trace or off, or `{0}=debug` if it names a module"
+    )]
+    NoLevel(String),
+    /// Not the form of `tracing`'s directives.
+    #[error("it is not understood ({0}); write directives such as info,crm_relay=debug")]
+    Malformed(ParseError),
+}
+
+/// Sends what the program logs from now on to stderr.
+///
+/// # Errors
+/// Every variant of [`TelemetryError`].
+pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    let colours = io::stderr().is_terminal();
+    let subscriber = subscriber(config, io::stderr, colours)?;
+    subscriber.try_init().map_err(|_| TelemetryError::Installed)
+}
+
+/// The filter of `config`, with noisy libraries calmed.
+///
+/// # Errors
+/// Every variant of [`FilterError`].
+pub fn filter(config: &LogConfig) -> Result<EnvFilter, FilterError> {
+    let directives = config.filter.trim();
+    if directives.is_empty() {
+        return Err(FilterError::Empty);
+    }
+    if let Some(word) = directives
+        .split(',')
+        .map(str::trim)
+        .find(|part| is_stray(part))
+    {
+        return Err(FilterError::NoLevel(word.to_owned()));
+    }
+    EnvFilter::builder()
+        .parse(format!("{CALMED},{directives}"))
+        .map_err(FilterError::Malformed)
+}
+
+fn is_stray(part: &str) -> bool {
+    let is_word = !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || c == '_');
+    is_word && !LEVELS.contains(&part.to_lowercase().as_str()) && part.parse::<u8>().is_err()
+}
+
+fn subscriber<W>(
+    config: &LogConfig,
+    writer: W,
+    colours: bool,
+) -> Result<Box<dyn Subscriber + Send + Sync>, FilterError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let layer = fmt::layer().with_writer(writer).with_ansi(colours);
+    let layer = match config.format {
+        LogFormat::Human => layer.boxed(),
+        LogFormat::Json => layer
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(true)
+            .boxed(),
+    };
+    let layer = layer.with_filter(filter_fn(has_no_bodies));
+    Ok(Box::new(
+        Registry::default().with(filter(config)?).with(layer),
+    ))
+}
+
+fn has_no_bodies(metadata: &Metadata<'_>) -> bool {
+    !metadata.target().starts_with(BODIES)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: LogFormat, filter: &str, log: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let config = LogConfig {
+            format,
+            filter: filter.to_owned(),
+        };
+        let subscriber = subscriber(&config, move || writer.clone(), false).unwrap();
+        tracing::subscriber::with_default(subscriber, log);
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn fault(filter: &str) -> String {
+        let config = LogConfig {
+            filter: filter.to_owned(),
+            ..LogConfig::default()
+        };
+        super::filter(&config).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn returned_messages_stay_out_whatever_the_filter_says() {
+        for filter in [
+            "trace",
+            "lapin::returned_messages=trace",
+            "trace,lapin=trace,lapin::returned_messages=warn",
+        ] {
+            let text = logged(LogFormat::Human, filter, || {
+                tracing::warn!(target: "lapin::returned_messages", "a body");
+                tracing::warn!(target: "lapin::channel", "a channel");
+            });
+            assert!(!text.contains("a body"), "{filter}: {text}");
+        }
+    }
+
+    #[test]
+    fn noisy_libraries_are_calm_until_they_are_named() {
+        let log = || tracing::debug!(target: "lapin::channel", "a frame");
+        assert_eq!(logged(LogFormat::Human, "debug", log), "");
+        assert!(logged(LogFormat::Human, "debug,lapin=debug", log).contains("a frame"));
+    }
+
+    #[test]
+    fn a_json_line_has_message_fields_and_spans() {
+        let text = logged(LogFormat::Json, "info", || {
+            let span = tracing::info_span!("request", portal.id = "8241");
+            span.in_scope(|| tracing::info!(duration_ms = 3, "answered"));
+        });
+        let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
+        assert_eq!(line["message"], "answered");
+        assert_eq!(line["duration_ms"], 3);
+        assert_eq!(line["spans"][0]["portal.id"], "8241");
+    }
+
+    #[test]
+    fn a_line_for_people_has_no_colours_off_a_terminal() {
+        let text = logged(LogFormat::Human, "info", || {
+            tracing::info!(port = 1, "listening")
+        });
+        assert!(
+            text.contains("INFO") && text.contains("listening port=1"),
+            "{text}"
+        );
+        assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_filter_that_would_silence_everything_by_mistake_is_refused() {
+        assert!(fault("inof").starts_with("`inof` is no level"));
+        assert!(fault("info,crm_relay").starts_with("`crm_relay` is no level"));
+        assert!(fault(" ").starts_with("it is empty"));
+        assert!(fault("crm_relay=loud").starts_with("it is not understood"));
+    }
+}

@@ -1,1 +1,109 @@
-//! stub
+//! The command line. One file for each command; what they share is here.
+//!
+//! Answers go to stdout, everything else to stderr. Exit codes: 0, 1 when something failed, 2 when the
+//! command line or the configuration is wrong.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Config, ConfigError, Role};
+use crate::relay::RelayError;
+
+mod config_command;
+mod run;
+
+const RUNTIME_FAILURE: u8 = 1;
+const WRONG_CONFIGURATION: u8 = 2;
+
+/// Change data capture for HubSpot: signed webhooks in, complete ordered records out.
+#[derive(Debug, Parser)]
+#[command(name = "crm-relay", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Receives, enriches and delivers, all in one process.
+    Run(ConfigArgs),
+    /// Only receives: verifies HubSpot's requests and puts their events on the bus. Needs a broker.
+    Receiver(ConfigArgs),
+    /// Only works: takes events from the bus, reads their records and delivers them. Needs a broker.
+    Worker(ConfigArgs),
+    /// Prints the effective configuration as TOML, without secrets, and checks it.
+    Config(config_command::ConfigCommand),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The configuration file. Without one: the defaults. Every key can be set by an environment variable,
+    /// `receiver.listen` by `CRM_RELAY__RECEIVER__LISTEN`.
+    #[arg(long, short, env = "CRM_RELAY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    fn load(&self) -> Result<Config, ConfigError> {
+        config::load(self.config.as_deref())
+    }
+}
+
+impl Cli {
+    /// Does what the command line asks.
+    ///
+    /// # Errors
+    /// Whatever stopped it; [`exit_code`] tells the code to end with.
+    pub async fn execute(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Run(args) => run::execute(&args.load()?, Role::Run).await,
+            Command::Receiver(args) => run::execute(&args.load()?, Role::Receiver).await,
+            Command::Worker(args) => run::execute(&args.load()?, Role::Worker).await,
+            Command::Config(command) => command.execute(),
+        }
+    }
+}
+
+/// The process's exit code for `error`.
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let is_config = error.is::<ConfigError>()
+        || matches!(
+            error.downcast_ref(),
+            Some(RelayError::Config(_) | RelayError::Secret(_))
+        );
+    ExitCode::from(if is_config {
+        WRONG_CONFIGURATION
+    } else {
+        RUNTIME_FAILURE
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_configuration_has_an_exit_code_of_its_own() {
+        let wrong = || ConfigError::NotText("CRM_RELAY__X".to_owned());
+        assert_eq!(exit_code(&wrong().into()), ExitCode::from(2));
+        assert_eq!(
+            exit_code(&RelayError::Config(wrong()).into()),
+            ExitCode::from(2)
+        );
+        assert_eq!(
+            exit_code(&anyhow::anyhow!("the disk is full")),
+            ExitCode::from(1)
+        );
+    }
+}

@@ -64,6 +64,17 @@ impl Secret {
         }
     }
 
+    /// For a secret that is a URL: what may be shown of it, which is everything but password and query. A
+    /// reference is shown as it is; what is no URL, not at all.
+    #[must_use]
+    pub fn redacted_url(&self) -> String {
+        let text = self.0.expose_secret();
+        match reqwest::Url::parse(text) {
+            Ok(url) if !self.is_reference() && url.has_host() => redacted(&url),
+            _ => self.to_string(),
+        }
+    }
+
     /// Whether [`Self::resolve`] may answer differently next time.
     #[must_use]
     pub fn is_file(&self) -> bool {
@@ -71,11 +82,20 @@ impl Secret {
     }
 }
 
+impl Secret {
+    fn is_reference(&self) -> bool {
+        let text = self.0.expose_secret();
+        text.starts_with("env:") || text.starts_with("file:")
+    }
+}
+
 impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.expose_secret();
-        let is_reference = text.starts_with("env:") || text.starts_with("file:");
-        f.write_str(if is_reference { text } else { "[redacted]" })
+        f.write_str(if self.is_reference() {
+            self.0.expose_secret()
+        } else {
+            "[redacted]"
+        })
     }
 }
 
@@ -94,5 +114,77 @@ impl<'de> Deserialize<'de> for Secret {
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+fn redacted(url: &reqwest::Url) -> String {
+    let user = match (url.username(), url.password()) {
+        ("", None) => String::new(),
+        (user, None) => format!("{user}@"),
+        (user, Some(_)) => format!("{user}:[redacted]@"),
+    };
+    let port = url
+        .port()
+        .map(|port| format!(":{port}"))
+        .unwrap_or_default();
+    let host = url.host_str().unwrap_or_default();
+    format!("{}://{user}{host}{port}{}", url.scheme(), url.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_never_prints_and_a_reference_does() {
+        let literal = Secret::new("hunter2");
+        assert_eq!(format!("{literal} {literal:?}"), "[redacted] [redacted]");
+        assert_eq!(serde_json::to_string(&literal).unwrap(), "\"[redacted]\"");
+        assert_eq!(
+            Secret::new("env:HUBSPOT_TOKEN").to_string(),
+            "env:HUBSPOT_TOKEN"
+        );
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_password_and_query() {
+        for (url, shown) in [
+            (
+                "amqp://guest:hunter2@127.0.0.1:5672/%2f?x=hunter2",
+                "amqp://guest:[redacted]@127.0.0.1:5672/%2f",
+            ),
+            (
+                "amqps://rabbit.example.com/relay",
+                "amqps://rabbit.example.com/relay",
+            ),
+            ("env:BROKER_URL", "env:BROKER_URL"),
+            ("hunter2", "[redacted]"),
+            ("hunter2:hunter2", "[redacted]"),
+        ] {
+            assert_eq!(Secret::new(url).redacted_url(), shown);
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_afresh_and_trimmed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let secret = Secret::new(format!("file:{}", path.display()));
+        assert!(matches!(secret.resolve(), Err(SecretError::NoFile { .. })));
+        std::fs::write(&path, "one\n").unwrap();
+        assert_eq!(secret.resolve().unwrap().expose_secret(), "one");
+        std::fs::write(&path, " two ").unwrap();
+        assert_eq!(secret.resolve().unwrap().expose_secret(), "two");
+        std::fs::write(&path, "\n").unwrap();
+        assert!(matches!(secret.resolve(), Err(SecretError::Empty)));
+    }
+
+    #[test]
+    fn a_variable_that_is_not_set_is_named() {
+        let error = Secret::new("env:CRM_RELAY_NO_SUCH").resolve().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the environment variable CRM_RELAY_NO_SUCH is not set"
+        );
     }
 }

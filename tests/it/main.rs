@@ -1,5 +1,7 @@
 //! The promises to the outside, one file for each.
 
+mod cli;
+mod config;
 mod helpers;
 
 mod bus_contract;

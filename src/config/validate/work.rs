@@ -1,0 +1,289 @@
+//! Rules on the worker's side: HubSpot's API, portals, what to read and where it goes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::Url;
+
+use super::broker::is_name;
+use super::{Problem, Role, Rule, has_credentials, is_loopback, problem_if};
+use crate::config::{Config, DestinationConfig, DestinationKind};
+use crate::event::ObjectTypeId;
+
+/// Where lines go to stdout instead of a file.
+const STDOUT: &str = "-";
+/// Reads everything.
+const EVERY_PROPERTY: &str = "*";
+
+pub(super) const RULES: &[Rule] = &[
+    base_url_can_carry_tokens,
+    api_version_is_known,
+    calls_have_time,
+    prefetch_is_not_zero,
+    portal_ids_are_digits,
+    access_tokens_resolve,
+    types_are_named_once,
+    associations_are_listed_once,
+    properties_are_all_or_listed,
+    destinations_have_names,
+    queues_have_a_broker,
+    settings_fit_the_kind,
+    queues_can_hold_something,
+    destinations_match_something,
+    files_have_one_writer,
+];
+
+pub(super) const ADVICE: &[Rule] = &[a_worker_has_portals, a_worker_has_destinations];
+
+fn base_url_can_carry_tokens(config: &Config, _: Role) -> Vec<Problem> {
+    let fault = match Url::parse(&config.hubspot.base_url) {
+        Ok(url) if has_credentials(&url) => "it has a user or password; tokens go to [portal.ID]",
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+            "leave out what begins with `?` or `#`"
+        }
+        Ok(url) if url.scheme() == "https" => return Vec::new(),
+        Ok(url) if url.scheme() == "http" && is_loopback(&url) => return Vec::new(),
+        Ok(url) if url.scheme() == "http" => {
+            "http:// would send access tokens in plain text; only a loopback host may have it (a simulator), so write https://"
+        }
+        _ => "it is not a URL; write https://api.hubapi.com",
+    };
+    vec![Problem::new("hubspot.base_url", fault)]
+}
+
+fn api_version_is_known(config: &Config, _: Role) -> Vec<Problem> {
+    let version = config.hubspot.api_version.as_str();
+    problem_if(
+        version != "v3" && !is_year_and_month(version),
+        "hubspot.api_version",
+        "write v3, or a date of HubSpot's such as 2026-09",
+    )
+}
+
+fn is_year_and_month(text: &str) -> bool {
+    let digits = |part: &str, len| part.len() == len && part.bytes().all(|b| b.is_ascii_digit());
+    text.split_once('-').is_some_and(|(year, month)| {
+        digits(year, 4) && digits(month, 2) && matches!(month.parse(), Ok(1..=12))
+    })
+}
+
+fn calls_have_time(config: &Config, _: Role) -> Vec<Problem> {
+    problem_if(
+        config.hubspot.timeout == Duration::ZERO,
+        "hubspot.timeout",
+        "with 0s every call fails; write a duration such as 30s",
+    )
+}
+
+fn prefetch_is_not_zero(config: &Config, _: Role) -> Vec<Problem> {
+    problem_if(
+        config.worker.prefetch == 0,
+        "worker.prefetch",
+        "0 means no bound to a broker, and memory has one; write a number such as 200",
+    )
+}
+
+fn portal_ids_are_digits(config: &Config, _: Role) -> Vec<Problem> {
+    let wrong = config.portal.keys().filter(|id| !is_portal_id(id));
+    wrong
+        .map(|id| {
+            Problem::new(
+                format!("portal.{id}"),
+                "a portal's id has digits only, such as 8241, and no leading 0",
+            )
+        })
+        .collect()
+}
+
+fn is_portal_id(id: &str) -> bool {
+    !id.is_empty() && !id.starts_with('0') && id.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn access_tokens_resolve(config: &Config, role: Role) -> Vec<Problem> {
+    let portals = config.portal.iter().filter(|_| role.works());
+    portals
+        .filter_map(|(id, portal)| {
+            let error = portal.access_token.resolve().err()?;
+            Some(Problem::new(
+                format!("portal.{id}.access_token"),
+                error.to_string(),
+            ))
+        })
+        .collect()
+}
+
+fn types_are_named_once(config: &Config, _: Role) -> Vec<Problem> {
+    repeats(config.enrich.keys())
+        .into_iter()
+        .map(|(first, again)| {
+            let message =
+                format!("enrich.{first} is the same object type; write one table for both");
+            Problem::new(format!("enrich.{again}"), message)
+        })
+        .collect()
+}
+
+fn associations_are_listed_once(config: &Config, _: Role) -> Vec<Problem> {
+    let types = config.enrich.iter();
+    types
+        .flat_map(|(name, enrich)| {
+            repeats(enrich.associations.iter())
+                .into_iter()
+                .map(move |(first, again)| {
+                    let message =
+                        format!("`{first}` and `{again}` are the same object type; leave one out");
+                    Problem::new(format!("enrich.{name}.associations"), message)
+                })
+        })
+        .collect()
+}
+
+/// Names that stand for a type which an earlier name stands for: (the earlier, the later).
+fn repeats<'n>(names: impl Iterator<Item = &'n String>) -> Vec<(&'n String, &'n String)> {
+    let mut seen = BTreeMap::new();
+    names
+        .filter_map(|name| {
+            let first = *seen.entry(ObjectTypeId::from_name(name)).or_insert(name);
+            (!std::ptr::eq(first, name)).then_some((first, name))
+        })
+        .collect()
+}
+
+fn properties_are_all_or_listed(config: &Config, _: Role) -> Vec<Problem> {
+    let mixed = config.enrich.iter().filter(|(_, enrich)| {
+        let names = enrich.properties.as_deref().unwrap_or_default();
+        names.len() > 1 && names.iter().any(|name| name == EVERY_PROPERTY)
+    });
+    mixed
+        .map(|(name, _)| {
+            let message = "`*` already means every property; write [\"*\"] alone, or names alone";
+            Problem::new(format!("enrich.{name}.properties"), message)
+        })
+        .collect()
+}
+
+fn destinations_have_names(config: &Config, _: Role) -> Vec<Problem> {
+    let wrong = config.destination.keys().filter(|name| !is_name(name));
+    wrong
+        .map(|name| {
+            let message = "a destination's name has 1 to 64 lower-case letters, digits, `_` or `-`; it ends the name of a queue";
+            Problem::new(format!("destination.{name}"), message)
+        })
+        .collect()
+}
+
+fn queues_have_a_broker(config: &Config, _: Role) -> Vec<Problem> {
+    each_destination(config, |destination| {
+        let homeless = destination.kind == DestinationKind::Queue && config.bus.url.is_none();
+        homeless.then_some((
+            "kind",
+            "a queue needs a broker; set bus.url, or write kind = \"ndjson\" and a path",
+        ))
+    })
+}
+
+fn settings_fit_the_kind(config: &Config, _: Role) -> Vec<Problem> {
+    each_destination(config, |destination| match destination.kind {
+        DestinationKind::Queue if destination.path.is_some() => Some((
+            "path",
+            "a queue has none; leave it out, or write kind = \"ndjson\"",
+        )),
+        DestinationKind::Ndjson if destination.path.as_deref().is_none_or(is_empty) => Some((
+            "path",
+            "it is missing; write the file to append to, or \"-\" for stdout",
+        )),
+        DestinationKind::Ndjson if destination.max_length_bytes.is_some() => {
+            Some(("max_length_bytes", "only queues have it; leave it out"))
+        }
+        _ => None,
+    })
+}
+
+fn is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
+}
+
+fn queues_can_hold_something(config: &Config, _: Role) -> Vec<Problem> {
+    each_destination(config, |destination| {
+        let nothing = destination
+            .max_length_bytes
+            .is_some_and(|size| size.as_u64() == 0);
+        nothing.then_some((
+            "max_length_bytes",
+            "with 0 every copy is refused; write a size such as 1 GiB",
+        ))
+    })
+}
+
+fn destinations_match_something(config: &Config, _: Role) -> Vec<Problem> {
+    each_destination(config, |destination| {
+        let nothing = destination.patterns.is_empty();
+        nothing.then_some((
+            "match",
+            "it is empty, so nothing would arrive; leave it out for everything",
+        ))
+    })
+}
+
+fn each_destination(
+    config: &Config,
+    fault: impl Fn(&DestinationConfig) -> Option<(&'static str, &'static str)>,
+) -> Vec<Problem> {
+    let destinations = config.destination.iter();
+    destinations
+        .filter_map(|(name, destination)| {
+            let (key, message) = fault(destination)?;
+            Some(Problem::new(format!("destination.{name}.{key}"), message))
+        })
+        .collect()
+}
+
+fn files_have_one_writer(config: &Config, _: Role) -> Vec<Problem> {
+    let mut writers: BTreeMap<PathBuf, &str> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (name, destination) in &config.destination {
+        let Some(path) = destination.path.as_deref().filter(|path| !is_empty(path)) else {
+            continue;
+        };
+        let first = *writers.entry(plain(path)).or_insert(name);
+        if first != name {
+            let message = format!(
+                "destination.{first} writes the same file, and their lines could mix; write another"
+            );
+            problems.push(Problem::new(format!("destination.{name}.path"), message));
+        }
+    }
+    problems
+}
+
+/// The path from the root, without `.` and with links followed where the folder exists.
+fn plain(path: &Path) -> PathBuf {
+    if path == Path::new(STDOUT) {
+        return path.to_owned();
+    }
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    match (
+        absolute.parent().map(Path::canonicalize),
+        absolute.file_name(),
+    ) {
+        (Some(Ok(folder)), Some(name)) => folder.join(name),
+        _ => absolute,
+    }
+}
+
+fn a_worker_has_portals(config: &Config, role: Role) -> Vec<Problem> {
+    problem_if(
+        role.works() && config.portal.is_empty(),
+        "portal",
+        "there is none, so nothing can be read from HubSpot; write a table [portal.ID] with an access_token",
+    )
+}
+
+fn a_worker_has_destinations(config: &Config, role: Role) -> Vec<Problem> {
+    problem_if(
+        role.works() && config.destination.is_empty() && config.bus.url.is_none(),
+        "destination",
+        "there is none, so events go nowhere; write a table [destination.NAME]",
+    )
+}

@@ -1,0 +1,345 @@
+//! The whole program as one value: bus, receiver, worker and admin port, started in order and stopped in
+//! the order in which nothing is lost.
+//!
+//! `crm-relay run`, the demo and the tests all use this.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::admin::{Admin, AdminError, Health};
+use crate::bus::Bus;
+use crate::bus::embedded::{Embedded, EmbeddedError, EmbeddedOptions};
+use crate::bus::rabbitmq::{DestinationQueue, RabbitMq, RabbitMqError, RabbitMqOptions};
+use crate::config::{
+    BusConfig, Config, ConfigError, DestinationKind, Problem, Role, Secret, SecretError,
+};
+use crate::metrics::Metrics;
+use crate::receiver::{Receiver, ReceiverError};
+use crate::shutdown::Grace;
+use crate::worker::{Worker, WorkerError};
+
+/// Room for a destination that says nothing else: 1 GiB, in bytes.
+const QUEUE_BYTES_DEFAULT: u64 = 1 << 30;
+/// Kept back from the grace for flushing and closing the bus, where the grace is long enough.
+const CLOSE_RESERVE: Duration = Duration::from_secs(2);
+
+/// Why nothing was started. What had been started is stopped again.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The settings do not make sense together.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The broker's URL cannot be had.
+    #[error("bus.url cannot be read")]
+    Secret(#[from] SecretError),
+    /// The broker refuses us, for something that waiting does not mend.
+    #[error("the broker cannot be used")]
+    RabbitMq(#[from] RabbitMqError),
+    /// The store cannot be opened.
+    #[error("the embedded bus cannot be opened")]
+    Embedded(#[from] EmbeddedError),
+    /// The receiver cannot start.
+    #[error("the receiver cannot start")]
+    Receiver(#[from] ReceiverError),
+    /// The worker cannot start.
+    #[error("the worker cannot start")]
+    Worker(#[from] WorkerError),
+    /// The admin port cannot be had.
+    #[error("the admin port cannot start")]
+    Admin(#[from] AdminError),
+}
+
+/// Stopping took longer than `shutdown.grace`. Nothing is lost: what was not settled comes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "stopping took longer than shutdown.grace; what was not settled comes again after the next start"
+)]
+pub struct StopTimeout;
+
+/// A running relay. Stop it with [`Relay::stop`]; dropping it leaves its tasks to the runtime's end.
+pub struct Relay {
+    bus: Arc<dyn Bus>,
+    parts: Parts,
+    admin: Admin,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    stopping: Stopping,
+}
+
+impl Relay {
+    /// Starts what `role` asks for: the admin port first, so that probes are answered from the beginning,
+    /// then the worker, then the receiver, so that nothing is taken in before it can be worked on.
+    ///
+    /// A broker that is merely away is no error: the relay starts, is not ready, and connects when it can.
+    ///
+    /// # Errors
+    /// Every variant of [`RelayError`]. A TLS provider must be installed before (`rustls::crypto`).
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn start(config: &Config, role: Role) -> Result<Self, RelayError> {
+        warn(&config.check(role)?);
+        let metrics = Arc::new(Metrics::new());
+        let bus = open_bus(config, role, &metrics).await?;
+        let health = Arc::new(Health::new(bus.connected()));
+        let stopping = Stopping::of(config);
+        let admin = Admin::start(
+            config.admin.listen,
+            Arc::clone(&metrics),
+            Arc::clone(&health),
+        );
+        let admin = match admin {
+            Ok(admin) => admin,
+            Err(error) => return Err(undo(error.into(), Parts::default(), &bus, stopping).await),
+        };
+        tracing::info!(admin.addr = %admin.addr(), "the admin port listens");
+        match Parts::start(config, role, &bus, &metrics).await {
+            Ok(parts) => Ok(Self {
+                bus,
+                parts,
+                admin,
+                health,
+                metrics,
+                stopping,
+            }),
+            Err((error, parts)) => {
+                admin.stop().await;
+                Err(undo(error, parts, &bus, stopping).await)
+            }
+        }
+    }
+
+    /// Where HubSpot's requests are received; `None` for a worker.
+    #[must_use]
+    pub fn receiver_addr(&self) -> Option<SocketAddr> {
+        self.parts.receiver.as_ref().map(Receiver::addr)
+    }
+
+    /// Where metrics and probes are.
+    #[must_use]
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.addr()
+    }
+
+    /// The metrics of this relay alone.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The bus it runs on.
+    #[must_use]
+    pub fn bus(&self) -> &Arc<dyn Bus> {
+        &self.bus
+    }
+
+    /// Stops: not ready any more, no new requests, no new deliveries, what is in flight finished and settled,
+    /// then the bus, then the admin port. Returns within `shutdown.grace`, or
+    /// about two seconds later when parts had to be left behind.
+    ///
+    /// # Errors
+    /// [`StopTimeout`] when a part did not end in time and was left behind.
+    pub async fn stop(self) -> Result<(), StopTimeout> {
+        self.health.stop();
+        let stopped = self.parts.stop(&self.bus, self.stopping).await;
+        self.admin.stop().await;
+        stopped
+    }
+}
+
+/// What a role consists of.
+#[derive(Default)]
+struct Parts {
+    receiver: Option<Receiver>,
+    worker: Option<Worker>,
+}
+
+impl Parts {
+    /// On an error, with what had been started by then.
+    async fn start(
+        config: &Config,
+        role: Role,
+        bus: &Arc<dyn Bus>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, (RelayError, Self)> {
+        let mut parts = Self::default();
+        if role.works() {
+            match Worker::start(config, Arc::clone(bus), Arc::clone(metrics)) {
+                Ok(worker) => parts.worker = Some(worker),
+                Err(error) => return Err((error.into(), parts)),
+            }
+        }
+        if role.receives() {
+            match Receiver::start(config, Arc::clone(bus), Arc::clone(metrics)) {
+                Ok(receiver) => parts.receiver = Some(receiver),
+                Err(error) => return Err((error.into(), parts)),
+            }
+        }
+        if let Some(receiver) = &parts.receiver {
+            tracing::info!(receiver.addr = %receiver.addr(), "the receiver listens");
+        }
+        Ok(parts)
+    }
+
+    async fn stop(self, bus: &Arc<dyn Bus>, stopping: Stopping) -> Result<(), StopTimeout> {
+        let grace = Grace::begin(stopping.grace);
+        let reserve = CLOSE_RESERVE.min(stopping.grace / 4);
+        let mut in_time = true;
+        if let Some(receiver) = self.receiver {
+            let left = grace.left_before(reserve);
+            in_time &= within(left, receiver.stop(left), "receiver").await;
+        }
+        if let Some(worker) = self.worker {
+            let left = grace.left_before(reserve);
+            in_time &= within(left, worker.stop(left), "worker").await;
+        }
+        in_time &= within(grace.left(), bus.close(), "bus").await;
+        if in_time { Ok(()) } else { Err(StopTimeout) }
+    }
+}
+
+/// How to stop, as configured.
+#[derive(Clone, Copy)]
+struct Stopping {
+    grace: Duration,
+}
+
+impl Stopping {
+    fn of(config: &Config) -> Self {
+        Self {
+            grace: config.shutdown.grace,
+        }
+    }
+}
+
+/// Whether `stop` ended by itself. A part is given what is left of the grace and trusted to keep to it; the
+/// margin is for its last words.
+async fn within(left: Duration, stop: impl Future<Output = ()>, part: &'static str) -> bool {
+    const MARGIN: Duration = Duration::from_millis(500);
+    let begun = tokio::time::Instant::now();
+    let ended = tokio::time::timeout(left + MARGIN, stop).await.is_ok();
+    let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if ended {
+        tracing::info!(part, duration_ms, "stopped");
+    } else {
+        tracing::error!(part, duration_ms, "did not stop in time and is left behind");
+    }
+    ended
+}
+
+/// Stops what had been started when `error` came up.
+async fn undo(
+    error: RelayError,
+    parts: Parts,
+    bus: &Arc<dyn Bus>,
+    stopping: Stopping,
+) -> RelayError {
+    // Whether that was in time is already logged, and the caller must hear of the first error.
+    let _ = parts.stop(bus, stopping).await;
+    error
+}
+
+fn warn(warnings: &[Problem]) {
+    for warning in warnings {
+        tracing::warn!(key = warning.key, "{}", warning.message);
+    }
+}
+
+async fn open_bus(
+    config: &Config,
+    role: Role,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<dyn Bus>, RelayError> {
+    let metrics = Arc::clone(metrics);
+    Ok(match &config.bus.url {
+        Some(url) => {
+            let options = rabbitmq_options(config, url, role)?;
+            Arc::new(RabbitMq::start(options, metrics).await?)
+        }
+        None => Arc::new(Embedded::open(embedded_options(&config.bus), metrics)?),
+    })
+}
+
+fn embedded_options(bus: &BusConfig) -> EmbeddedOptions {
+    EmbeddedOptions {
+        data_dir: bus.data_dir.clone(),
+        partitions: bus.partitions,
+        publish_timeout: bus.publish_timeout,
+    }
+}
+
+fn rabbitmq_options(
+    config: &Config,
+    url: &Secret,
+    role: Role,
+) -> Result<RabbitMqOptions, SecretError> {
+    Ok(RabbitMqOptions {
+        url: url.resolve()?,
+        prefix: config.bus.prefix.clone(),
+        partitions: config.bus.partitions,
+        publish_timeout: config.bus.publish_timeout,
+        destinations: destination_queues(config),
+        connection_name: connection_name(role).to_owned(),
+    })
+}
+
+fn destination_queues(config: &Config) -> Vec<DestinationQueue> {
+    let destinations = config.destination.iter();
+    destinations
+        .filter(|(_, destination)| destination.kind == DestinationKind::Queue)
+        .map(|(name, destination)| DestinationQueue {
+            name: name.clone(),
+            max_length_bytes: destination
+                .max_length_bytes
+                .map_or(QUEUE_BYTES_DEFAULT, |size| size.as_u64()),
+        })
+        .collect()
+}
+
+/// How the broker's management page names us.
+fn connection_name(role: Role) -> &'static str {
+    match role {
+        Role::Run => "crm-relay run",
+        Role::Receiver => "crm-relay receiver",
+        Role::Worker => "crm-relay worker",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queue_destinations_alone_become_queues_with_their_bounds() {
+        let mut config = Config::default();
+        let kinds = [
+            ("a", "kind = 'queue'"),
+            ("b", "kind = 'ndjson'\npath = '-'"),
+            ("c", "kind = 'queue'\nmax_length_bytes = '2 MiB'"),
+        ];
+        for (name, toml) in kinds {
+            config
+                .destination
+                .insert(name.to_owned(), toml::from_str(toml).unwrap());
+        }
+        let queues = destination_queues(&config);
+        let queues: Vec<_> = queues
+            .iter()
+            .map(|queue| (queue.name.as_str(), queue.max_length_bytes))
+            .collect();
+        assert_eq!(queues, [("a", 1 << 30), ("c", 2 << 20)]);
+    }
+
+    #[tokio::test]
+    async fn nothing_starts_with_a_configuration_that_cannot_run() {
+        let refused = Relay::start(&Config::default(), Role::Run)
+            .await
+            .err()
+            .unwrap();
+        assert!(matches!(
+            refused,
+            RelayError::Config(ConfigError::Invalid { .. })
+        ));
+    }
+}
