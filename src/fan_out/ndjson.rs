@@ -149,6 +149,7 @@ impl LineFile {
             .mode(FILE_MODE)
             .open(path)?;
         heal(&mut file)?;
+        sync_name(path, &file)?;
         Ok(Self {
             path: path.to_owned(),
             file,
@@ -174,6 +175,20 @@ impl LineFile {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Makes the file's name as durable as its lines. A folder that this user may not read is left to the system.
+fn sync_name(path: &Path, file: &File) -> io::Result<()> {
+    if !file.metadata()?.is_file() {
+        return Ok(());
+    }
+    let folder = path.canonicalize()?;
+    let folder = folder.parent().expect("a file lies in a folder");
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.or_else(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => Ok(()),
+        _ => Err(error),
+    })
 }
 
 /// Ends a last line that was cut off. Pipes and devices have none.

@@ -77,7 +77,7 @@ struct Handle {
 impl Embedded {
     /// Opens the store, making it where it is missing, and starts its writer thread.
     ///
-    /// Blocks for as long as the check of the database takes: a second or so for the largest that is checked.
+    /// Blocks while the database is checked, which grows with its size up to the bound in `open`.
     ///
     /// # Errors
     /// Every variant of [`EmbeddedError`].
