@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::event::{PortalId, RoutingKey};
+use crate::event::{DEAD_LETTER_CONTENT_TYPE, DEAD_LETTER_KIND, DeadLetter, PortalId, RoutingKey};
 
 pub mod embedded;
 pub mod rabbitmq;
@@ -91,6 +91,28 @@ pub struct Outgoing {
     pub target: Target,
     /// What.
     pub message: Message,
+}
+
+impl Outgoing {
+    /// A dead letter on its way.
+    #[must_use]
+    pub fn dead_letter(letter: &DeadLetter) -> Self {
+        Self::dead_letter_as(letter, letter.id().to_string(), letter.encode())
+    }
+
+    /// A dead letter that was encoded before, under an id of its own: one of several parts, say.
+    #[must_use]
+    pub fn dead_letter_as(letter: &DeadLetter, id: String, body: Vec<u8>) -> Self {
+        Self {
+            target: Target::DeadLetters(letter.routing_key()),
+            message: Message {
+                id,
+                content_type: DEAD_LETTER_CONTENT_TYPE.to_owned(),
+                kind: DEAD_LETTER_KIND.to_owned(),
+                body: body.into(),
+            },
+        }
+    }
 }
 
 /// A message, the same on either bus.

@@ -12,6 +12,7 @@ use crate::config::{self, Config, ConfigError, Role};
 use crate::relay::RelayError;
 
 mod config_command;
+mod demo;
 mod run;
 
 const RUNTIME_FAILURE: u8 = 1;
@@ -33,6 +34,8 @@ enum Command {
     Receiver(ConfigArgs),
     /// Only works: takes events from the bus, reads their records and delivers them. Needs a broker.
     Worker(ConfigArgs),
+    /// Shows all of it at once: the relay on the embedded bus, against a simulated HubSpot. Needs nothing.
+    Demo(demo::DemoArgs),
     /// Prints the effective configuration as TOML, without secrets, and checks it.
     Config(config_command::ConfigCommand),
 }
@@ -62,6 +65,7 @@ impl Cli {
             Command::Run(args) => run::execute(&args.load()?, Role::Run).await,
             Command::Receiver(args) => run::execute(&args.load()?, Role::Receiver).await,
             Command::Worker(args) => run::execute(&args.load()?, Role::Worker).await,
+            Command::Demo(args) => args.execute().await,
             Command::Config(command) => command.execute(),
         }
     }

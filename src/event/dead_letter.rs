@@ -6,6 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{EnrichedEvent, Event, EventId, IdentityHasher, Millis, PortalId};
 
+/// The content type of an encoded [`DeadLetter`].
+pub const DEAD_LETTER_CONTENT_TYPE: &str = "application/json";
+/// AMQP's `type` of a dead letter.
+pub const DEAD_LETTER_KIND: &str = "crm.dead_letter.v1";
+
 /// Something that could not go on.
 ///
 /// Exactly one of `raw`, `events` and `enriched_event` holds the whole of it, so that nothing is lost.

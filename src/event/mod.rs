@@ -24,7 +24,9 @@ pub use change::{
     AssociationChange, AssociationEvent, ConversationChange, ConversationEvent, Event, EventBody,
     ObjectChange, ObjectEvent, UnknownEvent,
 };
-pub use dead_letter::{DeadLetter, DeadLetterReason, RawContent, Stage};
+pub use dead_letter::{
+    DEAD_LETTER_CONTENT_TYPE, DEAD_LETTER_KIND, DeadLetter, DeadLetterReason, RawContent, Stage,
+};
 pub use enriched::{
     Association, AssociationLabel, ENRICHED_CONTENT_TYPE, EnrichedData, EnrichedEvent, Enrichment,
     EnrichmentPart, EnrichmentProblem, EnrichmentStatus, Owner, Pipeline, ProblemReason,

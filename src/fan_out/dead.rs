@@ -5,16 +5,11 @@
 //! the first read. Only where a single event does not fit, which no accepted request can contain, are its
 //! value or raw form left out, and the letter says so.
 
-use crate::bus::{MESSAGE_BYTES_MAX, Message, Outgoing, Target};
+use crate::bus::{MESSAGE_BYTES_MAX, Outgoing};
 use crate::event::{
     ConversationChange, DeadLetter, DeadLetterReason, EnrichedEvent, Event, EventBody, Millis,
     ObjectChange, Stage,
 };
-
-/// The content type of a dead letter.
-const CONTENT_TYPE: &str = "application/json";
-/// AMQP's `type` of a dead letter.
-const KIND: &str = "crm.dead_letter.v1";
 
 /// The letters, ready to publish, that hold the copy of `event` for `destination`. Never empty.
 pub(super) fn letters(
@@ -29,7 +24,10 @@ pub(super) fn letters(
         now,
         bytes_max: MESSAGE_BYTES_MAX,
     };
-    fitting(event, &cause).iter().map(outgoing).collect()
+    fitting(event, &cause)
+        .iter()
+        .map(Outgoing::dead_letter)
+        .collect()
 }
 
 /// What all letters of one copy have in common.
@@ -109,18 +107,6 @@ fn leave_out_value(event: &mut Event) {
         },
         EventBody::Unknown(unknown) => unknown.raw = serde_json::Value::Null,
         EventBody::Association(_) => {}
-    }
-}
-
-fn outgoing(letter: &DeadLetter) -> Outgoing {
-    Outgoing {
-        target: Target::DeadLetters(letter.routing_key()),
-        message: Message {
-            id: letter.id().to_string(),
-            content_type: CONTENT_TYPE.to_owned(),
-            kind: KIND.to_owned(),
-            body: letter.encode().into(),
-        },
     }
 }
 

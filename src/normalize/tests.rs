@@ -425,7 +425,9 @@ fn any_json() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         // Quarters, which every reader of JSON reads to the same number.
-        any::<f64>().prop_filter("JSON has finite numbers", |n| n.is_finite()).prop_map(Value::from),
+        any::<f64>()
+            .prop_filter("JSON has finite numbers", |n| n.is_finite())
+            .prop_map(Value::from),
         "\\PC{0,8}".prop_map(Value::from),
         prop::sample::select(vec![
             "contact.merge",

@@ -27,10 +27,6 @@ use crate::normalize::normalize;
 
 /// AMQP's `type` of a batch.
 pub const BATCH_KIND: &str = "crm.batch.v1";
-/// AMQP's `type` of a dead letter.
-pub const DEAD_LETTER_KIND: &str = "crm.dead_letter.v1";
-/// The content type of a dead letter.
-pub const DEAD_LETTER_CONTENT_TYPE: &str = "application/json";
 
 /// The messages of one request, with what the metrics want to know of them.
 #[derive(Debug, Default)]
@@ -152,14 +148,15 @@ impl Outbox {
         let body = whole.encode();
         if body.len() <= max {
             let id = whole.id().to_string();
-            self.outgoing.push(dead_letter_message(whole, id, body));
+            self.outgoing
+                .push(Outgoing::dead_letter_as(whole, id, body));
         } else {
             let id = whole.id();
             // Half of a message is two thirds in base64, and leaves room for the other fields.
             let messages = parts(letter, content, max / 2);
             let messages = messages.enumerate().map(|(index, part)| {
                 let body = part.encode();
-                dead_letter_message(&part, format!("{id}-{}", index + 1), body)
+                Outgoing::dead_letter_as(&part, format!("{id}-{}", index + 1), body)
             });
             self.outgoing.extend(messages);
         }
@@ -207,18 +204,6 @@ fn batch_message(batch: &Batch, partition: u16, body: Vec<u8>) -> Outgoing {
             id: batch.id().to_string(),
             content_type: BATCH_CONTENT_TYPE.to_owned(),
             kind: BATCH_KIND.to_owned(),
-            body: Bytes::from(body),
-        },
-    }
-}
-
-fn dead_letter_message(letter: &DeadLetter, id: String, body: Vec<u8>) -> Outgoing {
-    Outgoing {
-        target: Target::DeadLetters(letter.routing_key()),
-        message: Message {
-            id,
-            content_type: DEAD_LETTER_CONTENT_TYPE.to_owned(),
-            kind: DEAD_LETTER_KIND.to_owned(),
             body: Bytes::from(body),
         },
     }

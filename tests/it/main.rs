@@ -1,9 +1,12 @@
 //! The promises to the outside, one file for each.
 
+mod helpers;
+
 mod cli;
 mod config;
-mod helpers;
 
 mod bus_contract;
 mod bus_verdicts;
+mod delivery;
 mod ingress;
+mod recovery;

@@ -1,0 +1,369 @@
+//! What changes in HubSpot arrives, whole and typed, at the destinations.
+
+use std::time::Duration;
+
+use crm_relay::event::{EnrichedEvent, EnrichmentStatus, PropertyValue, TombstoneReason};
+use crm_relay::simulator::{Limits, PortalOptions, Simulator, SimulatorOptions};
+use lapin::options::{QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties};
+
+use crate::helpers::broker;
+use crate::helpers::eventually;
+use crate::helpers::queue::{drain, drain_bodies};
+use crate::helpers::relay::{Bus, RelayProcess};
+
+const PORTAL: u64 = 8241;
+const ARRIVAL_MAX: Duration = Duration::from_secs(30);
+
+async fn world(bus: &Bus, portal: PortalOptions, more: &str) -> (Simulator, RelayProcess) {
+    let portals = vec![portal];
+    let options = SimulatorOptions {
+        portals: portals.clone(),
+        ..SimulatorOptions::default()
+    };
+    let simulator = Simulator::start(options).await.unwrap();
+    let relay = RelayProcess::start(&simulator, &portals, bus, more).await;
+    (simulator, relay)
+}
+
+fn lines(relay: &RelayProcess) -> Vec<EnrichedEvent> {
+    let text = std::fs::read_to_string(relay.ndjson_path()).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// The first message that `wanted` accepts.
+async fn arrives(
+    relay: &RelayProcess,
+    what: &str,
+    wanted: impl Fn(&EnrichedEvent) -> bool,
+) -> EnrichedEvent {
+    eventually(what, ARRIVAL_MAX, async || {
+        lines(relay).into_iter().find(|message| wanted(message))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_arrives_with_record_owner_associations_and_pipeline_in_both_path_families() {
+    for version in ["2026-09", "v3"] {
+        let more = "[enrich.deal]\nassociations = [\"contact\", \"company\"]\n";
+        let (simulator, mut relay) = world(&Bus::Embedded, PortalOptions::new(PORTAL), more).await;
+        relay.set_env("CRM_RELAY__HUBSPOT__API_VERSION", version);
+        relay.kill();
+        relay.resume().await;
+        let hubspot = simulator.control();
+        let owner = hubspot
+            .ids(PORTAL, "deals")
+            .unwrap()
+            .into_iter()
+            .find_map(|id| {
+                let record = hubspot.record(PORTAL, "deals", id).unwrap()?;
+                Some(
+                    record["properties"]["hubspot_owner_id"]
+                        .as_str()?
+                        .to_owned(),
+                )
+            });
+        let contact = hubspot
+            .create(
+                PORTAL,
+                "contacts",
+                &[("firstname", "Zoë"), ("email", "zoe@example.com")],
+            )
+            .unwrap();
+        let deal = hubspot
+            .create(
+                PORTAL,
+                "deals",
+                &[
+                    ("dealname", "Ten chairs"),
+                    ("amount", "1250.50"),
+                    ("pipeline", "default"),
+                    ("dealstage", "contractsent"),
+                    ("hubspot_owner_id", owner.as_deref().unwrap()),
+                ],
+            )
+            .unwrap();
+        hubspot
+            .associate(PORTAL, ("deals", deal), ("contacts", contact), &[])
+            .unwrap();
+        let subject = format!("deal/{deal}");
+        let message = arrives(&relay, "the deal", |message| {
+            message.subject == subject
+                && message
+                    .data
+                    .associations
+                    .get("contact")
+                    .is_some_and(|records| !records.is_empty())
+        })
+        .await;
+        let data = &message.data;
+        assert_eq!(
+            data.enrichment.status,
+            EnrichmentStatus::Complete,
+            "{:?}",
+            data.enrichment
+        );
+        let record = data.record.as_ref().unwrap();
+        assert_eq!(
+            record.properties["amount"],
+            PropertyValue::Number("1250.50".into())
+        );
+        assert!(
+            record.labels.contains_key("dealstage"),
+            "{:?}",
+            record.labels.keys()
+        );
+        assert_eq!(data.owners["hubspot_owner_id"].id.as_str(), owner.unwrap());
+        assert!(data.owners["hubspot_owner_id"].email.is_some());
+        assert_eq!(
+            data.associations["contact"][0].id.as_str(),
+            contact.to_string()
+        );
+        let stage = data.pipeline.as_ref().unwrap().stage.as_ref().unwrap();
+        assert_eq!(stage.id, "contractsent");
+        assert!(
+            stage.label.is_some() && stage.closed == Some(false),
+            "{stage:?}"
+        );
+        assert_eq!(
+            simulator.control().counters(PORTAL).unwrap().rate_limited,
+            0
+        );
+        simulator.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn merges_deletions_and_privacy_deletions_arrive_as_tombstones() {
+    let (simulator, relay) = world(&Bus::Embedded, PortalOptions::new(PORTAL), "").await;
+    let hubspot = simulator.control();
+    let ids = hubspot.ids(PORTAL, "contacts").unwrap();
+    let survivor = hubspot.merge(PORTAL, "contacts", ids[0], ids[1]).unwrap();
+    hubspot.archive(PORTAL, "contacts", ids[2]).unwrap();
+    hubspot.gdpr_delete(PORTAL, ids[3]).unwrap();
+
+    let tombstone = async |id: u64, reason: TombstoneReason| {
+        let subject = format!("contact/{id}");
+        arrives(&relay, &format!("{reason:?} of {subject}"), |message| {
+            let is = message
+                .data
+                .tombstone
+                .as_ref()
+                .is_some_and(|tombstone| tombstone.reason == reason);
+            is && message.subject == subject
+        })
+        .await
+    };
+    for old in &ids[..2] {
+        let message = tombstone(*old, TombstoneReason::Merged).await;
+        let into = message.data.tombstone.unwrap().merged_into.unwrap();
+        assert_eq!(into.as_str(), survivor.to_string());
+    }
+    let kept = arrives(&relay, "the survivor", |message| {
+        message.subject == format!("contact/{survivor}") && message.data.record.is_some()
+    })
+    .await;
+    assert!(
+        kept.data
+            .events
+            .iter()
+            .any(|event| event.kind() == "merged")
+    );
+    assert_eq!(
+        tombstone(ids[2], TombstoneReason::Deleted).await.r#type,
+        "crm.contact.deleted.v1"
+    );
+    let erased = tombstone(ids[3], TombstoneReason::PrivacyDeleted).await;
+    assert!(erased.data.record.is_none());
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_stays_within_the_limits_of_a_small_portal() {
+    let limits = Limits {
+        burst: 12,
+        associations: 10,
+        ..Limits::default()
+    };
+    let portal = PortalOptions {
+        limits,
+        ..PortalOptions::new(PORTAL)
+    };
+    let (simulator, relay) = world(&Bus::Embedded, portal, "").await;
+    let hubspot = simulator.control();
+    let created = hubspot.import(PORTAL, "contacts", 700).unwrap();
+    for id in hubspot.ids(PORTAL, "companies").unwrap() {
+        hubspot
+            .update(PORTAL, "companies", id, &[("description", "changed")])
+            .unwrap();
+    }
+    eventually(
+        "every record arrives",
+        Duration::from_secs(60),
+        async || {
+            let seen: std::collections::BTreeSet<_> = lines(&relay)
+                .into_iter()
+                .map(|message| message.subject)
+                .collect();
+            created
+                .iter()
+                .all(|id| seen.contains(&format!("contact/{id}")))
+                .then_some(())
+        },
+    )
+    .await;
+    let counters = hubspot.counters(PORTAL).unwrap();
+    assert_eq!(counters.rate_limited, 0, "{counters:?}");
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_token_keeps_the_events_until_it_is_good_again() {
+    let (simulator, relay) = world(&Bus::Embedded, PortalOptions::new(PORTAL), "").await;
+    let hubspot = simulator.control();
+    hubspot.set_revoked(PORTAL, true).unwrap();
+    let id = hubspot
+        .create(PORTAL, "contacts", &[("email", "kept@example.com")])
+        .unwrap();
+    eventually("the portal is paused", ARRIVAL_MAX, async || {
+        relay
+            .metrics()
+            .await
+            .contains("crm_relay_enrich_portals{state=\"paused\"} 1")
+            .then_some(())
+    })
+    .await;
+    assert!(
+        lines(&relay)
+            .iter()
+            .all(|message| message.subject != format!("contact/{id}"))
+    );
+    assert!(
+        !relay.log().contains("kept@example.com"),
+        "no property value in the log"
+    );
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_settles_what_is_in_flight_and_exits_with_0() {
+    let (simulator, mut relay) = world(&Bus::Embedded, PortalOptions::new(PORTAL), "").await;
+    let hubspot = simulator.control();
+    hubspot.set_traffic(100.0);
+    arrives(&relay, "the first message", |_| true).await;
+    hubspot.set_traffic(0.0);
+    let status = relay.terminate().await;
+    assert_eq!(status.code(), Some(0), "{}", relay.log());
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_queue_gets_what_its_patterns_match_and_so_does_one_bound_by_others() {
+    let (url, prefix) = (broker::shared().url(), broker::unique_prefix());
+    let bus = Bus::RabbitMq {
+        url: url.clone(),
+        prefix: prefix.clone(),
+    };
+    let more = "[destination.deals]\nkind = \"queue\"\nmatch = [\"*.deal.#\"]\n\
+                [destination.small]\nkind = \"queue\"\nmatch = [\"*.company.#\"]\nmax_length_bytes = \"1 KiB\"\n";
+    let (simulator, relay) = world(&bus, PortalOptions::new(PORTAL), more).await;
+
+    let connection = Connection::connect(&url, ConnectionProperties::default())
+        .await
+        .unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let theirs = format!("{prefix}.theirs");
+    let durable = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel
+        .queue_declare(theirs.as_str().into(), durable, FieldTable::default())
+        .await
+        .unwrap();
+    channel
+        .queue_bind(
+            theirs.as_str().into(),
+            format!("{prefix}.enriched").as_str().into(),
+            "*.contact.property_changed.lastname".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+
+    let hubspot = simulator.control();
+    let contact = hubspot.ids(PORTAL, "contacts").unwrap()[0];
+    hubspot
+        .update(
+            PORTAL,
+            "contacts",
+            contact,
+            &[("lastname", "Changed"), ("firstname", "Also")],
+        )
+        .unwrap();
+    let deal = hubspot.ids(PORTAL, "deals").unwrap()[0];
+    hubspot
+        .update(PORTAL, "deals", deal, &[("amount", "7")])
+        .unwrap();
+    for id in hubspot
+        .ids(PORTAL, "companies")
+        .unwrap()
+        .into_iter()
+        .take(5)
+    {
+        hubspot
+            .update(
+                PORTAL,
+                "companies",
+                id,
+                &[("description", "more than a kilobyte for its queue")],
+            )
+            .unwrap();
+    }
+    let dead = format!("{prefix}.dead.letters");
+    let (mut all, mut deals, mut bound, mut letters) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    eventually("all have arrived", ARRIVAL_MAX, async || {
+        all.extend(drain(&url, &format!("{prefix}.destination.out")).await);
+        deals.extend(drain(&url, &format!("{prefix}.destination.deals")).await);
+        bound.extend(drain(&url, &theirs).await);
+        letters.extend(drain_bodies(&url, &dead).await);
+        (all.len() >= 7 && !deals.is_empty() && !bound.is_empty() && !letters.is_empty())
+            .then_some(())
+    })
+    .await;
+    assert!(
+        deals
+            .iter()
+            .all(|message| message.subject == format!("deal/{deal}"))
+    );
+    assert!(
+        bound
+            .iter()
+            .all(|message| message.subject == format!("contact/{contact}"))
+    );
+    let letter: serde_json::Value = serde_json::from_slice(&letters[0]).unwrap();
+    assert_eq!(letter["reason"], "destination_full");
+    assert_eq!(letter["destination"], "small");
+    assert!(
+        letter["enriched_event"]["subject"]
+            .as_str()
+            .unwrap()
+            .starts_with("company/")
+    );
+    let metrics = relay.metrics().await;
+    assert!(
+        metrics.contains(
+            "crm_relay_dead_letters_total{reason=\"destination_full\",stage=\"fan_out\"}"
+        )
+    );
+    connection.close(200, "done".into()).await.unwrap();
+    simulator.stop().await;
+}

@@ -1,0 +1,200 @@
+//! The relay as its operator runs it: the real program with a configuration file, in a process of its own.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use crm_relay::simulator::{PortalOptions, Simulator, WebhookOptions};
+use tempfile::TempDir;
+
+use super::eventually;
+
+pub const CLIENT_SECRET: &str = "a-client-secret-for-tests";
+pub const PUBLIC_URL: &str = "https://relay.example.com/webhooks/hubspot";
+
+/// Where the events go, and by which bus.
+pub enum Bus {
+    Embedded,
+    RabbitMq { url: String, prefix: String },
+}
+
+/// One relay, which may be killed and started again with the same configuration.
+pub struct RelayProcess {
+    folder: TempDir,
+    receiver: SocketAddr,
+    admin: SocketAddr,
+    child: Option<Child>,
+    env: Vec<(String, String)>,
+}
+
+impl RelayProcess {
+    /// Writes the configuration for the simulated HubSpot and starts the relay.
+    pub async fn start(
+        simulator: &Simulator,
+        portals: &[PortalOptions],
+        bus: &Bus,
+        more: &str,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut relay = Self {
+            receiver: free_address(),
+            admin: free_address(),
+            child: None,
+            env: Vec::new(),
+            folder,
+        };
+        fs::write(
+            relay.config_path(),
+            relay.config(simulator, portals, bus, more),
+        )
+        .unwrap();
+        relay.resume().await;
+        simulator.set_webhook(WebhookOptions {
+            signed_url: Some(PUBLIC_URL.to_owned()),
+            timeout: Duration::from_secs(5),
+            retries_max: 30,
+            ..WebhookOptions::new(
+                format!("http://{}/webhooks/hubspot", relay.receiver),
+                CLIENT_SECRET,
+            )
+        });
+        relay
+    }
+
+    fn config(
+        &self,
+        simulator: &Simulator,
+        portals: &[PortalOptions],
+        bus: &Bus,
+        more: &str,
+    ) -> String {
+        let (bus, destination) = match bus {
+            Bus::Embedded => (
+                format!("data_dir = {:?}", self.folder.path().join("bus")),
+                format!("kind = \"ndjson\"\npath = {:?}", self.ndjson_path()),
+            ),
+            Bus::RabbitMq { url, prefix } => (
+                format!("url = {url:?}\nprefix = {prefix:?}\npartitions = 4"),
+                "kind = \"queue\"".to_owned(),
+            ),
+        };
+        let portals: String = portals
+            .iter()
+            .map(|portal| {
+                format!(
+                    "[portal.{}]\naccess_token = {:?}\n",
+                    portal.id, portal.access_token
+                )
+            })
+            .collect();
+        format!(
+            "[receiver]\nlisten = \"{}\"\npublic_url = {PUBLIC_URL:?}\n[admin]\nlisten = \"{}\"\n\
+             [app.main]\nclient_secrets = [{CLIENT_SECRET:?}]\n[bus]\n{bus}\n\
+             [hubspot]\nbase_url = {:?}\n{portals}\
+             [enrich.contact]\nassociations = [\"company\", \"deal\"]\n\
+             [destination.out]\n{destination}\n{more}\n",
+            self.receiver,
+            self.admin,
+            simulator.base_url(),
+        )
+    }
+
+    /// Starts the program again and waits until it is ready.
+    pub async fn resume(&mut self) {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_crm-relay"))
+            .args(["run", "--config"])
+            .arg(self.config_path())
+            .envs(self.env.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        let ready = format!("http://{}/readyz", self.admin);
+        eventually("the relay is ready", Duration::from_secs(30), async || {
+            let answer = reqwest::get(&ready).await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+    }
+
+    /// Sets a variable for the next start.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        let mut child = self.child.take().unwrap();
+        let kill = Command::new("kill")
+            .arg(child.id().to_string())
+            .status()
+            .unwrap();
+        assert!(kill.success());
+        eventually("the relay ends", Duration::from_secs(30), async || {
+            child.try_wait().unwrap()
+        })
+        .await
+    }
+
+    pub fn ndjson_path(&self) -> PathBuf {
+        self.folder.path().join("out.ndjson")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap()
+    }
+
+    pub async fn metrics(&self) -> String {
+        let answer = reqwest::get(format!("http://{}/metrics", self.admin))
+            .await
+            .unwrap();
+        answer.text().await.unwrap()
+    }
+
+    fn config_path(&self) -> PathBuf {
+        self.path("relay.toml")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.path("relay.log")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        Path::new(self.folder.path()).join(name)
+    }
+}
+
+impl Drop for RelayProcess {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the relay's log\n{}", self.log());
+        }
+    }
+}
+
+/// A port that was free a moment ago. A relay that is started again must find its port again.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap()
+}

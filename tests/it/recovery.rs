@@ -1,0 +1,193 @@
+//! Nothing that was answered 2xx is lost: the relay and the broker are killed under load, again and again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crm_relay::event::{EnrichedEvent, EventId, Millis, ObjectId, ObjectTypeId, PortalId};
+use crm_relay::normalize::normalize;
+use crm_relay::simulator::{Dials, PortalOptions, Simulator, SimulatorOptions};
+
+use crate::helpers::broker::{self, Broker};
+use crate::helpers::eventually;
+use crate::helpers::queue::drain;
+use crate::helpers::relay::{Bus, RelayProcess};
+
+/// Changes per second while faults strike.
+const RATE: f64 = 150.0;
+/// How long the load runs between two faults.
+const BETWEEN_FAULTS: Duration = Duration::from_secs(2);
+const FAULTS: usize = 3;
+/// How long everything may take to arrive after the last fault.
+const ARRIVAL_MAX: Duration = Duration::from_secs(60);
+
+type Seen = BTreeMap<EventId, usize>;
+
+async fn simulator(portals: &[PortalOptions]) -> Simulator {
+    let options = SimulatorOptions {
+        portals: portals.to_vec(),
+        dials: Dials {
+            duplicates: 0.05,
+            ..Dials::default()
+        },
+        ..SimulatorOptions::default()
+    };
+    Simulator::start(options).await.unwrap()
+}
+
+fn portals() -> Vec<PortalOptions> {
+    vec![PortalOptions::new(8241), PortalOptions::new(62515)]
+}
+
+/// The ids of all events that HubSpot was told are taken care of, without those whose record was erased.
+fn promised(simulator: &Simulator, portals: &[PortalOptions]) -> BTreeSet<EventId> {
+    let mut events = Vec::new();
+    for portal in portals {
+        for acknowledged in simulator.control().acknowledged(portal.id).unwrap() {
+            let raw = acknowledged.notification.to_string();
+            events.push(normalize(&raw, Millis::default()).unwrap());
+        }
+    }
+    let subject = |event: &crm_relay::event::Event| -> (PortalId, ObjectTypeId, ObjectId) {
+        let key = event.subject();
+        (key.portal_id, key.object_type_id, key.object_id)
+    };
+    let erased: BTreeSet<_> = events
+        .iter()
+        .filter(|e| e.kind() == "privacy_deleted")
+        .map(subject)
+        .collect();
+    events
+        .iter()
+        .filter(|event| !erased.contains(&subject(event)))
+        .map(|event| event.id.clone())
+        .collect()
+}
+
+fn count(seen: &mut Seen, messages: impl IntoIterator<Item = EnrichedEvent>) {
+    for event in messages.into_iter().flat_map(|message| message.data.events) {
+        *seen.entry(event.id).or_default() += 1;
+    }
+}
+
+/// Waits until HubSpot has nothing left to send, and then until all it was promised has arrived.
+async fn all_arrives(
+    simulator: &Simulator,
+    portals: &[PortalOptions],
+    mut arrived: impl AsyncFnMut(&mut Seen),
+) -> Seen {
+    simulator.control().set_traffic(0.0);
+    eventually("HubSpot has sent everything", ARRIVAL_MAX, async || {
+        let waiting = portals.iter().map(|portal| {
+            let counts = simulator
+                .control()
+                .counters(portal.id)
+                .unwrap()
+                .notifications;
+            counts.made + counts.duplicates - counts.acknowledged - counts.dropped
+        });
+        (waiting.sum::<u64>() == 0).then_some(())
+    })
+    .await;
+    let promised = promised(simulator, portals);
+    assert!(promised.len() > 500, "hardly any load: {}", promised.len());
+    let mut seen = Seen::new();
+    let deadline = tokio::time::Instant::now() + ARRIVAL_MAX;
+    loop {
+        arrived(&mut seen).await;
+        let lost: Vec<_> = promised
+            .iter()
+            .filter(|id| !seen.contains_key(*id))
+            .collect();
+        if lost.is_empty() {
+            return seen;
+        }
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        assert!(
+            !left.is_zero(),
+            "{} of {} events were lost",
+            lost.len(),
+            promised.len()
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn kill_the_relay_under_load(simulator: &Simulator, relay: &mut RelayProcess) {
+    simulator.control().set_traffic(RATE);
+    for _ in 0..FAULTS {
+        tokio::time::sleep(BETWEEN_FAULTS).await;
+        relay.kill();
+        relay.resume().await;
+    }
+    tokio::time::sleep(BETWEEN_FAULTS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_relay_is_killed_under_load_on_the_embedded_bus_and_nothing_is_lost() {
+    let portals = portals();
+    let simulator = simulator(&portals).await;
+    let mut relay = RelayProcess::start(&simulator, &portals, &Bus::Embedded, "").await;
+    kill_the_relay_under_load(&simulator, &mut relay).await;
+    let path = relay.ndjson_path();
+    all_arrives(&simulator, &portals, async |seen| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        seen.clear();
+        // A line that was cut by the kill is whole further down.
+        count(
+            seen,
+            text.lines()
+                .filter_map(|line| serde_json::from_str(line).ok()),
+        );
+    })
+    .await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_relay_is_killed_under_load_on_rabbitmq_and_nothing_is_lost() {
+    let portals = portals();
+    let simulator = simulator(&portals).await;
+    let (url, prefix) = (broker::shared().url(), broker::unique_prefix());
+    let bus = Bus::RabbitMq {
+        url: url.clone(),
+        prefix: prefix.clone(),
+    };
+    let mut relay = RelayProcess::start(&simulator, &portals, &bus, "").await;
+    kill_the_relay_under_load(&simulator, &mut relay).await;
+    let queue = format!("{prefix}.destination.out");
+    all_arrives(&simulator, &portals, async |seen| {
+        count(seen, drain(&url, &queue).await)
+    })
+    .await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_broker_is_killed_under_load_and_nothing_is_lost() {
+    let portals = portals();
+    let simulator = simulator(&portals).await;
+    let broker = Broker::start();
+    let (url, prefix) = (broker.url(), broker::unique_prefix());
+    let bus = Bus::RabbitMq {
+        url: url.clone(),
+        prefix: prefix.clone(),
+    };
+    let relay = RelayProcess::start(&simulator, &portals, &bus, "").await;
+    simulator.control().set_traffic(RATE);
+    for _ in 0..2 {
+        tokio::time::sleep(BETWEEN_FAULTS * 2).await;
+        tokio::task::block_in_place(|| broker.restart());
+    }
+    tokio::time::sleep(BETWEEN_FAULTS).await;
+    let queue = format!("{prefix}.destination.out");
+    all_arrives(&simulator, &portals, async |seen| {
+        count(seen, drain(&url, &queue).await)
+    })
+    .await;
+    let metrics = relay.metrics().await;
+    assert!(
+        !metrics.contains("crm_relay_bus_sessions_lost_total 0"),
+        "the loss was noticed"
+    );
+    simulator.stop().await;
+}
