@@ -1,3 +1,4 @@
 //! The promises to the outside, one file for each.
 
 mod helpers;
+mod simulator;
