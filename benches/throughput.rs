@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use crm_relay::event::Millis;
-use crm_relay::simulator::{Latency, Limits, PortalOptions, Simulator, SimulatorOptions, WebhookOptions};
+use crm_relay::simulator::{
+    Latency, Limits, PortalOptions, Simulator, SimulatorOptions, WebhookOptions,
+};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
@@ -76,10 +78,16 @@ impl Relay {
             broker.url(),
         );
         fs::write(&path, config).expect("a configuration");
-        let relay = Self { child: spawn(role, &path), receiver, _folder: folder };
+        let relay = Self {
+            child: spawn(role, &path),
+            receiver,
+            _folder: folder,
+        };
         let ready = format!("http://{admin}/readyz");
         wait("the relay is ready", async || {
-            reqwest::get(&ready).await.is_ok_and(|answer| answer.status().is_success())
+            reqwest::get(&ready)
+                .await
+                .is_ok_and(|answer| answer.status().is_success())
         })
         .await;
         relay
@@ -87,9 +95,18 @@ impl Relay {
 
     /// Processor time used so far, user and system. Linux counts it in hundredths of a second.
     fn cpu(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a process");
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-        let ticks: u64 = fields[11..=12].iter().filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        let stat =
+            fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a process");
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or("")
+            .split_whitespace()
+            .collect();
+        let ticks: u64 = fields[11..=12]
+            .iter()
+            .filter_map(|ticks| ticks.parse::<u64>().ok())
+            .sum();
         Duration::from_millis(ticks * 10)
     }
 }
@@ -135,8 +152,12 @@ async fn receiver(broker: &broker::Broker) {
             of_size.push(round(&relay, size, &serial).await);
         }
     }
-    println!("receiver on RabbitMQ, {CONNECTIONS} connections, medians of {ROUNDS} rounds of {ROUND:?}:");
-    println!("| notifications a request | notifications/s | p50 | p99 | CPU a notification |\n|---|---|---|---|---|");
+    println!(
+        "receiver on RabbitMQ, {CONNECTIONS} connections, medians of {ROUNDS} rounds of {ROUND:?}:"
+    );
+    println!(
+        "| notifications a request | notifications/s | p50 | p99 | CPU a notification |\n|---|---|---|---|---|"
+    );
     for (of_size, size) in rounds.iter().zip(SIZES) {
         let median = |figure: fn(&Figures) -> f64| {
             let mut values: Vec<f64> = of_size.iter().map(figure).collect();
@@ -176,8 +197,16 @@ async fn round(relay: &Relay, size: usize, serial: &Arc<AtomicU64>) -> Figures {
 }
 
 /// Sends one request after the other until `end`; how long each answer took.
-async fn connection(url: String, size: usize, serial: Arc<AtomicU64>, end: Instant) -> Vec<Duration> {
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+async fn connection(
+    url: String,
+    size: usize,
+    serial: Arc<AtomicU64>,
+    end: Instant,
+) -> Vec<Duration> {
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .expect("a client");
     let mut answers = Vec::new();
     while Instant::now() < end {
         let first = serial.fetch_add(size as u64, Ordering::Relaxed);
@@ -222,7 +251,9 @@ fn signed(first: u64, size: usize) -> (String, String, String) {
 
 /// The simulated HubSpot answers after 100 ms and allows 190 calls in 10 s, as a Professional account does.
 async fn calls_per_thousand_events(broker: &broker::Broker) {
-    println!("\nwhole way, RabbitMQ, simulated HubSpot with 100 ms latency and 190 calls per 10 s:");
+    println!(
+        "\nwhole way, RabbitMQ, simulated HubSpot with 100 ms latency and 190 calls per 10 s:"
+    );
     println!("| load | events | API calls per 1,000 events | 429s |\n|---|---|---|---|");
     for (name, prefix, rate, import) in [
         ("5 changes/s for 20 s", "slow", 5.0, 0),
@@ -230,20 +261,31 @@ async fn calls_per_thousand_events(broker: &broker::Broker) {
         ("import of 2,000 contacts", "import", 0.0, 2_000),
     ] {
         let options = SimulatorOptions {
-            portals: vec![PortalOptions { limits: Limits::default(), ..PortalOptions::new(PORTAL) }],
+            portals: vec![PortalOptions {
+                limits: Limits::default(),
+                ..PortalOptions::new(PORTAL)
+            }],
             ..SimulatorOptions::default()
         };
         let simulator = Simulator::start(options).await.expect("a simulator");
         let hubspot = simulator.control();
         let latency = Duration::from_millis(100);
-        hubspot.set_latency(Latency { min: latency, max: latency });
+        hubspot.set_latency(Latency {
+            min: latency,
+            max: latency,
+        });
         let relay = Relay::start("run", prefix, broker, &simulator.base_url()).await;
         simulator.set_webhook(WebhookOptions {
             signed_url: Some(PUBLIC_URL.to_owned()),
-            ..WebhookOptions::new(format!("http://{}/webhooks/hubspot", relay.receiver), SECRET)
+            ..WebhookOptions::new(
+                format!("http://{}/webhooks/hubspot", relay.receiver),
+                SECRET,
+            )
         });
         if import > 0 {
-            hubspot.import(PORTAL, "contacts", import).expect("an import");
+            hubspot
+                .import(PORTAL, "contacts", import)
+                .expect("an import");
         } else {
             hubspot.set_traffic(rate);
             tokio::time::sleep(Duration::from_secs(20)).await;
@@ -252,7 +294,11 @@ async fn calls_per_thousand_events(broker: &broker::Broker) {
         let counters = settled(&simulator).await;
         let calls: u64 = counters.calls.values().sum();
         let events = counters.notifications.made;
-        println!("| {name} | {events} | {} | {} |", calls * 1_000 / events, counters.rate_limited);
+        println!(
+            "| {name} | {events} | {} | {} |",
+            calls * 1_000 / events,
+            counters.rate_limited
+        );
         simulator.stop().await;
     }
 }
@@ -262,7 +308,10 @@ async fn settled(simulator: &Simulator) -> crm_relay::simulator::Counters {
     const QUIET: u32 = 60;
     let figures = || {
         let counters = simulator.control().counters(PORTAL).expect("the portal");
-        (counters.calls.values().sum::<u64>(), counters.notifications.acknowledged)
+        (
+            counters.calls.values().sum::<u64>(),
+            counters.notifications.acknowledged,
+        )
     };
     let (mut last, mut quiet) = (figures(), 0);
     wait("everything is read", async || {

@@ -14,6 +14,7 @@ use crate::relay::RelayError;
 mod config_command;
 mod demo;
 mod run;
+mod simulate;
 
 const RUNTIME_FAILURE: u8 = 1;
 const WRONG_CONFIGURATION: u8 = 2;
@@ -36,6 +37,8 @@ enum Command {
     Worker(ConfigArgs),
     /// Shows all of it at once: the relay on the embedded bus, against a simulated HubSpot. Needs nothing.
     Demo(demo::DemoArgs),
+    /// A HubSpot on your desk: portals with data, the CRM API with its limits and errors, signed webhooks.
+    Simulate(simulate::SimulateArgs),
     /// Prints the effective configuration as TOML, without secrets, and checks it.
     Config(config_command::ConfigCommand),
 }
@@ -66,6 +69,7 @@ impl Cli {
             Command::Receiver(args) => run::execute(&args.load()?, Role::Receiver).await,
             Command::Worker(args) => run::execute(&args.load()?, Role::Worker).await,
             Command::Demo(args) => args.execute().await,
+            Command::Simulate(args) => simulate::run(args).await,
             Command::Config(command) => command.execute(),
         }
     }

@@ -13,6 +13,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{Bytes, Data, PayloadConfig};
 use actix_web::{App, HttpRequest, HttpResponse, HttpResponseBuilder, HttpServer, web};
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use super::control_http;
@@ -26,6 +27,8 @@ use crate::event::Millis;
 /// The largest request body.
 const BODY_MAX: usize = 10 * 1024 * 1024;
 const WORKERS: usize = 2;
+/// Between the half of a body and the end of its connection.
+const HALF_BODY_FLUSH: Duration = Duration::from_millis(20);
 
 /// A server on `listener`; it runs when awaited.
 pub(crate) fn serve(
@@ -257,8 +260,13 @@ fn half(outcome: Outcome) -> HttpResponse {
     let (mut response, body) = begin(outcome);
     let body = body.unwrap_or_else(|| "{}".to_owned());
     let sent = Bytes::copy_from_slice(&body.as_bytes()[..body.len() / 2]);
-    let broken = std::io::Error::other("injected");
-    let stream = futures_util::stream::iter([Ok(sent), Err(broken)]);
+    let broken = async {
+        // What was sent is flushed while this waits; an error at once would take it back.
+        tokio::time::sleep(HALF_BODY_FLUSH).await;
+        Err(std::io::Error::other("injected"))
+    };
+    let first = futures_util::stream::once(async { Ok(sent) });
+    let stream = Box::pin(first.chain(futures_util::stream::once(broken)));
     let size = u64::try_from(body.len()).expect("a body is small");
     response
         .insert_header((CONTENT_TYPE, "application/json;charset=utf-8"))

@@ -10,3 +10,4 @@ mod bus_verdicts;
 mod delivery;
 mod ingress;
 mod recovery;
+mod simulator;
