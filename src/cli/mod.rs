@@ -20,14 +20,14 @@ const RUNTIME_FAILURE: u8 = 1;
 const WRONG_CONFIGURATION: u8 = 2;
 
 /// Change data capture for HubSpot: signed webhooks in, complete ordered records out.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "crm-relay", version, propagate_version = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Receives, enriches and delivers, all in one process.
     Run(ConfigArgs),
