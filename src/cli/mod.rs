@@ -38,7 +38,7 @@ enum Command {
     /// Shows all of it at once: the relay on the embedded bus, against a simulated HubSpot. Needs nothing.
     Demo(demo::DemoArgs),
     /// A HubSpot on your desk: portals with data, the CRM API with its limits and errors, signed webhooks.
-    Simulate(simulate::SimulateArgs),
+    Simulate(Box<simulate::SimulateArgs>),
     /// Prints the effective configuration as TOML, without secrets, and checks it.
     Config(config_command::ConfigCommand),
 }
@@ -69,7 +69,7 @@ impl Cli {
             Command::Receiver(args) => run::execute(&args.load()?, Role::Receiver).await,
             Command::Worker(args) => run::execute(&args.load()?, Role::Worker).await,
             Command::Demo(args) => args.execute().await,
-            Command::Simulate(args) => simulate::run(args).await,
+            Command::Simulate(args) => simulate::run(*args).await,
             Command::Config(command) => command.execute(),
         }
     }
