@@ -13,9 +13,9 @@ use tracing_subscriber::{EnvFilter, Layer as _, Registry};
 
 use crate::config::{LogConfig, LogFormat};
 
-/// Libraries that talk a lot below these levels. A directive of `log.filter` for the same target wins.
-const CALMED: &str =
-    "lapin=warn,actix_server=warn,actix_http=warn,hyper_util=warn,h2=warn,rustls=warn,reqwest=warn";
+/// Libraries that talk a lot below these levels; lapin calls every closed channel an error, also those on which we
+/// only ask whether a queue is there, and what matters of the rest we log ourselves. A directive of `log.filter` for the same target wins.
+const CALMED: &str = "lapin=warn,lapin::channel=off,actix_server=warn,actix_http=warn,hyper_util=warn,h2=warn,rustls=warn,reqwest=warn";
 /// Where lapin logs message bodies.
 const BODIES: &str = "lapin::returned_messages";
 /// What may stand alone in a filter; any other word alone would be taken for a target and silence the rest.

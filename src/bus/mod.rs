@@ -94,22 +94,23 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// A dead letter on its way.
+    /// A dead letter on its way, in as many messages as it takes.
     #[must_use]
-    pub fn dead_letter(letter: &DeadLetter) -> Self {
-        Self::dead_letter_as(letter, letter.id().to_string(), letter.encode())
+    pub fn dead_letters(letter: DeadLetter) -> Vec<Self> {
+        let letters = letter.fitting(MESSAGE_BYTES_MAX);
+        letters.iter().map(Self::dead_letter).collect()
     }
 
-    /// A dead letter that was encoded before, under an id of its own: one of several parts, say.
+    /// A dead letter that fits a message.
     #[must_use]
-    pub fn dead_letter_as(letter: &DeadLetter, id: String, body: Vec<u8>) -> Self {
+    pub fn dead_letter(letter: &DeadLetter) -> Self {
         Self {
             target: Target::DeadLetters(letter.routing_key()),
             message: Message {
-                id,
+                id: letter.id().to_string(),
                 content_type: DEAD_LETTER_CONTENT_TYPE.to_owned(),
                 kind: DEAD_LETTER_KIND.to_owned(),
-                body: body.into(),
+                body: letter.encode().into(),
             },
         }
     }

@@ -13,7 +13,8 @@ pub const DEAD_LETTER_KIND: &str = "crm.dead_letter.v1";
 
 /// Something that could not go on.
 ///
-/// Exactly one of `raw`, `events` and `enriched_event` holds the whole of it, so that nothing is lost.
+/// Exactly one of `raw`, `events` and `enriched_event` holds the whole of it, so that nothing is lost; see
+/// [`DeadLetter::fitting`] for what outgrows a message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeadLetter {
     /// Where it ended.
@@ -30,7 +31,11 @@ pub struct DeadLetter {
     /// The destination that did not take the copy, for [`Stage::FanOut`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<String>,
-    /// What came from HubSpot and could not be read: text, or base64 where it is not UTF-8.
+    /// Set on a piece of something that outgrows a message: which piece, of how many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
+    /// What came from HubSpot and could not be read: text, or base64 where it is not UTF-8. Of a part: base64
+    /// of a piece of it, or of a piece of the JSON array of events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw: Option<RawContent>,
     /// The events that could not be enriched.
@@ -39,6 +44,15 @@ pub struct DeadLetter {
     /// The enriched event that could not be delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enriched_event: Option<Box<EnrichedEvent>>,
+}
+
+/// One piece of several: their `raw` bytes, joined in order, are the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Which piece, from 1.
+    pub number: usize,
+    /// How many there are.
+    pub of: usize,
 }
 
 /// Bytes as they came.
@@ -128,6 +142,7 @@ impl DeadLetter {
             failed_at,
             portal_id: None,
             destination: None,
+            part: None,
             raw: None,
             events: Vec::new(),
             enriched_event: None,
@@ -161,6 +176,53 @@ impl DeadLetter {
         self
     }
 
+    /// This letter in as many letters as it takes for each to be at most `bytes_max` when encoded. Nothing
+    /// is left out but the state of an enriched event, which a replay reads afresh.
+    ///
+    /// An enriched event that is too large gives way to its events; several events are halved; a single
+    /// event, or raw content, is cut into parts.
+    #[must_use]
+    pub fn fitting(mut self, bytes_max: usize) -> Vec<Self> {
+        if self.encode().len() <= bytes_max {
+            return vec![self];
+        }
+        if let Some(enriched) = self.enriched_event.take() {
+            self.detail
+                .push_str("; it holds the events alone, since the whole outgrows a message");
+            self.events = enriched.data.events;
+            return self.fitting(bytes_max);
+        }
+        if self.events.len() > 1 {
+            let mut rest = self.clone();
+            rest.events = self.events.split_off(self.events.len() / 2);
+            return [self.fitting(bytes_max), rest.fitting(bytes_max)].concat();
+        }
+        self.parts(bytes_max)
+    }
+
+    /// Half of a message is two thirds in base64, and leaves room for the other fields.
+    fn parts(mut self, bytes_max: usize) -> Vec<Self> {
+        let content = match self.raw.take() {
+            Some(RawContent::Text(text)) => text.into_bytes(),
+            Some(RawContent::Base64(text)) => BASE64.decode(text).unwrap_or_default(),
+            None => serde_json::to_vec(&self.events).expect("events have string keys"),
+        };
+        self.events.clear();
+        let pieces = content.chunks((bytes_max / 2).max(1));
+        let of = pieces.len();
+        pieces
+            .enumerate()
+            .map(|(index, piece)| Self {
+                part: Some(Part {
+                    number: index + 1,
+                    of,
+                }),
+                raw: Some(RawContent::Base64(BASE64.encode(piece))),
+                ..self.clone()
+            })
+            .collect()
+    }
+
     /// The routing key on `crm.dead`: `<stage>.<reason>`.
     #[must_use]
     pub fn routing_key(&self) -> String {
@@ -180,6 +242,7 @@ impl DeadLetter {
         hasher.field(self.stage.as_str());
         hasher.field(self.reason.as_str());
         hasher.optional(self.destination.as_deref());
+        hasher.optional(self.part.map(|part| part.number.to_string()).as_deref());
         match &self.raw {
             Some(RawContent::Text(text) | RawContent::Base64(text)) => hasher.field(text),
             None => hasher.optional(None),
@@ -189,5 +252,99 @@ impl DeadLetter {
             .for_each(|event| hasher.field(event.id.as_str()));
         hasher.optional(self.enriched_event.as_ref().map(|event| event.id.as_str()));
         hasher.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{EventBody, ObjectId, UnknownEvent};
+
+    const BYTES_MAX: usize = 2_000;
+
+    fn letter() -> DeadLetter {
+        let now = Millis::new(1_763_892_000_000).unwrap();
+        DeadLetter::new(
+            Stage::Enrich,
+            DeadLetterReason::RefusedByHubspot,
+            "why".into(),
+            now,
+        )
+    }
+
+    fn event(number: usize, raw: &str) -> Event {
+        let mut hasher = IdentityHasher::new("test");
+        hasher.field(&number.to_string());
+        Event {
+            id: hasher.finish(),
+            portal_id: "8241".into(),
+            app_id: None,
+            subscription_id: None,
+            subscription_type: "event.completed".into(),
+            hubspot_event_id: None,
+            occurred_at: Millis::default(),
+            received_at: Millis::default(),
+            attempt_number: 0,
+            change_source: None,
+            source_id: None,
+            body: EventBody::Unknown(UnknownEvent {
+                object_id: Some(ObjectId::from("1")),
+                raw: raw.into(),
+            }),
+        }
+    }
+
+    fn joined(letters: &[DeadLetter]) -> Vec<u8> {
+        let of = letters.len();
+        let pieces = letters.iter().enumerate().map(|(index, letter)| {
+            assert!(letter.encode().len() <= BYTES_MAX);
+            assert_eq!(
+                letter.part,
+                Some(Part {
+                    number: index + 1,
+                    of
+                })
+            );
+            match &letter.raw {
+                Some(RawContent::Base64(piece)) => BASE64.decode(piece).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        });
+        pieces.flatten().collect()
+    }
+
+    #[test]
+    fn a_letter_that_fits_stays_as_it_is() {
+        let whole = letter().with_raw(b"short");
+        assert_eq!(whole.clone().fitting(BYTES_MAX), [whole]);
+    }
+
+    #[test]
+    fn many_events_are_shared_out_among_letters_that_fit() {
+        let events: Vec<_> = (0..20).map(|number| event(number, "x")).collect();
+        let letters = letter().with_events(events.clone()).fitting(BYTES_MAX);
+        let held: Vec<_> = letters
+            .iter()
+            .flat_map(|letter| letter.events.clone())
+            .collect();
+        assert_eq!(held, events);
+        assert!(
+            letters
+                .iter()
+                .all(|letter| letter.encode().len() <= BYTES_MAX)
+        );
+        assert!(letters.iter().all(|letter| letter.portal_id.is_some()));
+    }
+
+    #[test]
+    fn raw_content_and_a_single_event_are_cut_into_parts_that_make_the_whole() {
+        let raw = vec![0xff; 10 * BYTES_MAX];
+        assert_eq!(joined(&letter().with_raw(&raw).fitting(BYTES_MAX)), raw);
+        let events = vec![event(1, &"\u{1}".repeat(BYTES_MAX))];
+        let parts = letter().with_events(events.clone()).fitting(BYTES_MAX);
+        let back: Vec<Event> = serde_json::from_slice(&joined(&parts)).unwrap();
+        assert_eq!(back, events);
+        let ids: std::collections::BTreeSet<_> = parts.iter().map(DeadLetter::id).collect();
+        assert_eq!(ids.len(), parts.len());
     }
 }

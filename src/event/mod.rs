@@ -25,7 +25,8 @@ pub use change::{
     ObjectChange, ObjectEvent, UnknownEvent,
 };
 pub use dead_letter::{
-    DEAD_LETTER_CONTENT_TYPE, DEAD_LETTER_KIND, DeadLetter, DeadLetterReason, RawContent, Stage,
+    DEAD_LETTER_CONTENT_TYPE, DEAD_LETTER_KIND, DeadLetter, DeadLetterReason, Part, RawContent,
+    Stage,
 };
 pub use enriched::{
     Association, AssociationLabel, ENRICHED_CONTENT_TYPE, EnrichedData, EnrichedEvent, Enrichment,

@@ -12,15 +12,12 @@
 
 use std::collections::HashMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use crate::bus::{MESSAGE_BYTES_MAX, Message, Outgoing, Target, partition_of};
 use crate::event::{
-    BATCH_CONTENT_TYPE, Batch, DeadLetter, DeadLetterReason, Event, Millis, PortalId, RawContent,
-    Stage,
+    BATCH_CONTENT_TYPE, Batch, DeadLetter, DeadLetterReason, Event, Millis, PortalId, Stage,
 };
 use crate::ingress::NotAnArray;
 use crate::normalize::normalize;
@@ -68,7 +65,7 @@ impl Outbox {
         };
         let mut outbox = Self::default();
         let letter = DeadLetter::new(Stage::Ingress, reason, why.to_string(), now);
-        outbox.bury_raw(&letter, body, MESSAGE_BYTES_MAX);
+        outbox.bury(letter.with_raw(body), MESSAGE_BYTES_MAX);
         outbox
     }
 
@@ -85,7 +82,8 @@ impl Outbox {
                     outbox.unreadable += 1;
                     let reason = DeadLetterReason::Unreadable;
                     let letter = DeadLetter::new(Stage::Normalize, reason, error.to_string(), now);
-                    outbox.bury_raw(&letter, element.get().as_bytes(), limits.message_bytes_max);
+                    let letter = letter.with_raw(element.get().as_bytes());
+                    outbox.bury(letter, limits.message_bytes_max);
                 }
             }
         }
@@ -126,40 +124,14 @@ impl Outbox {
             limits.message_bytes_max
         );
         let letter = DeadLetter::new(Stage::Normalize, DeadLetterReason::TooLarge, detail, now);
-        let content = serde_json::to_vec(&event).expect("events have string keys");
-        let whole = letter.clone().with_events(event);
-        let portal_id = whole.portal_id.clone();
-        let parts = DeadLetter {
-            portal_id,
-            ..letter
-        };
-        self.bury(&whole, &parts, &content, limits.message_bytes_max);
+        self.bury(letter.with_events(event), limits.message_bytes_max);
     }
 
-    /// Adds `letter` with `raw` as its content.
-    fn bury_raw(&mut self, letter: &DeadLetter, raw: &[u8], message_bytes_max: usize) {
-        let whole = letter.clone().with_raw(raw);
-        self.bury(&whole, letter, raw, message_bytes_max);
-    }
-
-    /// Adds `whole` if a message can hold it, else `content` in parts, each in a copy of `letter`.
-    fn bury(&mut self, whole: &DeadLetter, letter: &DeadLetter, content: &[u8], max: usize) {
-        self.dead.push((whole.stage, whole.reason));
-        let body = whole.encode();
-        if body.len() <= max {
-            let id = whole.id().to_string();
-            self.outgoing
-                .push(Outgoing::dead_letter_as(whole, id, body));
-        } else {
-            let id = whole.id();
-            // Half of a message is two thirds in base64, and leaves room for the other fields.
-            let messages = parts(letter, content, max / 2);
-            let messages = messages.enumerate().map(|(index, part)| {
-                let body = part.encode();
-                Outgoing::dead_letter_as(&part, format!("{id}-{}", index + 1), body)
-            });
-            self.outgoing.extend(messages);
-        }
+    fn bury(&mut self, letter: DeadLetter, bytes_max: usize) {
+        self.dead.push((letter.stage, letter.reason));
+        let letters = letter.fitting(bytes_max);
+        self.outgoing
+            .extend(letters.iter().map(Outgoing::dead_letter));
     }
 }
 
@@ -179,22 +151,6 @@ impl ByPortal {
         }
         self.events[place].push(event);
     }
-}
-
-/// Copies of `letter`, each with the next `part_bytes` of `content`, always in base64.
-fn parts<'a>(
-    letter: &'a DeadLetter,
-    content: &'a [u8],
-    part_bytes: usize,
-) -> impl Iterator<Item = DeadLetter> + 'a {
-    let count = content.len().div_ceil(part_bytes);
-    let chunks = content.chunks(part_bytes).enumerate();
-    chunks.map(move |(index, chunk)| {
-        let mut part = letter.clone();
-        part.detail = format!("{} (part {} of {count})", letter.detail, index + 1);
-        part.raw = Some(RawContent::Base64(BASE64.encode(chunk)));
-        part
-    })
 }
 
 fn batch_message(batch: &Batch, partition: u16, body: Vec<u8>) -> Outgoing {

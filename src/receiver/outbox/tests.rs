@@ -1,6 +1,10 @@
 //! Every notification ends in a message, whatever its size.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
 use super::*;
+use crate::event::RawContent;
 
 const PARTITIONS: u16 = 16;
 

@@ -1,0 +1,153 @@
+//! What the shells share: how things are delivered, buried and counted.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::bus::{Bus, Outgoing};
+use crate::enrich::{Ending, EngineStats, Input, PublishId};
+use crate::event::{DeadLetter, EnrichedEvent};
+use crate::fan_out::{FanOut, FanOutOutcome};
+use crate::hubspot::client::HubSpot;
+use crate::metrics::Metrics;
+
+/// Wait before a delivery that failed is tried again; doubled up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(200);
+/// See [`RETRY_MIN`].
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// What the shells share.
+pub(super) struct Parts {
+    pub(super) bus: Arc<dyn Bus>,
+    pub(super) hubspot: HubSpot,
+    pub(super) metrics: Arc<Metrics>,
+    fan_out: FanOut,
+    /// The last figures of each partition.
+    budgets: Mutex<Vec<EngineStats>>,
+}
+
+impl Parts {
+    pub(super) fn new(
+        bus: Arc<dyn Bus>,
+        hubspot: HubSpot,
+        fan_out: FanOut,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let partitions = usize::from(bus.partitions());
+        Self {
+            bus,
+            hubspot,
+            metrics,
+            fan_out,
+            budgets: Mutex::new(vec![EngineStats::default(); partitions]),
+        }
+    }
+
+    /// Delivers every message, again and again until it is confirmed.
+    pub(super) async fn deliver(&self, batch: Vec<(PublishId, EnrichedEvent)>) -> Vec<Input> {
+        let (ids, mut left): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        for event in &left {
+            self.count(event);
+        }
+        let mut left_ids = ids;
+        let mut inputs = Vec::with_capacity(left.len());
+        let mut delay = RETRY_MIN;
+        loop {
+            let outcomes = self.fan_out.deliver(left.clone()).await;
+            let mut failed = (Vec::new(), Vec::new());
+            for ((publish, event), outcome) in left_ids.into_iter().zip(left).zip(outcomes) {
+                match outcome {
+                    Ok(outcome) => inputs.push(Input::Published {
+                        publish,
+                        ending: ending_of(&outcome),
+                    }),
+                    Err(_) => {
+                        failed.0.push(publish);
+                        failed.1.push(event);
+                    }
+                }
+            }
+            (left_ids, left) = failed;
+            if left.is_empty() {
+                return inputs;
+            }
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// The smallest budget over all partitions; -1 where none was learnt.
+    pub(super) fn report_budgets(&self, partition: u16, stats: EngineStats) {
+        let mut budgets = self
+            .budgets
+            .lock()
+            .expect("nothing panics while it holds the lock");
+        budgets[usize::from(partition)] = stats;
+        let smallest = |of: fn(&EngineStats) -> Option<u32>| {
+            budgets.iter().filter_map(of).min().map_or(-1, i64::from)
+        };
+        let gauge = &self.metrics.enrich_budget_remaining;
+        for (limit, value) in [
+            ("burst", smallest(|stats| stats.burst_remaining)),
+            (
+                "associations",
+                smallest(|stats| stats.associations_remaining),
+            ),
+            ("daily", smallest(|stats| stats.daily_remaining)),
+        ] {
+            gauge.with_label_values(&[limit]).set(value);
+        }
+    }
+
+    fn count(&self, event: &EnrichedEvent) {
+        let status = serde_json::to_value(event.data.enrichment.status);
+        let status = status
+            .ok()
+            .and_then(|word| word.as_str().map(str::to_owned));
+        let status = status.unwrap_or_default();
+        self.metrics
+            .enrich_messages_total
+            .with_label_values(&[&status])
+            .inc();
+        let events = event.data.events.len();
+        self.metrics
+            .enrich_events_per_message
+            .observe(events as f64);
+    }
+
+    /// Publishes a dead letter, again and again until it is confirmed.
+    pub(super) async fn bury(&self, letter: DeadLetter) {
+        tracing::warn!(
+            portal.id = letter.portal_id.as_ref().map(tracing::field::display),
+            stage = letter.stage.as_str(),
+            reason = letter.reason.as_str(),
+            events = letter.events.len(),
+            "a dead letter: {}",
+            letter.detail
+        );
+        let labels = [letter.stage.as_str(), letter.reason.as_str()];
+        let mut left = Outgoing::dead_letters(letter);
+        let mut delay = RETRY_MIN;
+        loop {
+            let verdicts = self.bus.publish(left.clone()).await;
+            let mut refused = verdicts.iter().map(Result::is_err);
+            left.retain(|_| refused.next().unwrap_or(true));
+            if left.is_empty() {
+                break;
+            }
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(RETRY_MAX);
+        }
+        self.metrics
+            .dead_letters_total
+            .with_label_values(&labels)
+            .inc();
+    }
+}
+
+fn ending_of(outcome: &FanOutOutcome) -> Ending {
+    match outcome {
+        FanOutOutcome::Unwanted => Ending::Unwanted,
+        FanOutOutcome::Delivered { copies: 0, .. } => Ending::Dead,
+        FanOutOutcome::Delivered { .. } => Ending::Delivered,
+    }
+}

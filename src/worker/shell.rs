@@ -1,0 +1,356 @@
+//! The loop of one partition, around its engine.
+//!
+//! It hands the engine what happens, and does what the engine says: calls to HubSpot and deliveries run as
+//! futures beside the loop. A delivery of the bus is acknowledged only when the engine says that all it
+//! led to is confirmed.
+
+use std::collections::HashMap;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
+
+use crate::bus::{Consumed, Consumer, Delivery, Queue, Unsettled};
+use crate::enrich::{
+    CallId, DeliveryId, Ending, Engine, EngineStats, Input, Output, Plans, PublishId,
+};
+use crate::event::{Batch, DeadLetter, DeadLetterReason, EnrichedEvent, Millis, PortalId, Stage};
+use crate::hubspot::call::{Answered, Call};
+
+use super::parts::Parts;
+
+/// The longest a shell sleeps when its engine has no reason to wake.
+const TICK_MAX: Duration = Duration::from_secs(1);
+/// How often the gauges are brought up to date, at most.
+const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+/// Messages handed to the destinations in one go.
+const DELIVERY_BATCH_MAX: usize = 256;
+
+/// The loop of one partition.
+pub(super) struct Shell {
+    partition: u16,
+    parts: Arc<Parts>,
+    engine: Engine,
+    clock: Clock,
+    consumer: Option<Consumer>,
+    unsettled: HashMap<DeliveryId, Taken>,
+    last_delivery: u64,
+    /// Calls and deliveries under way.
+    under_way: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Messages for the destinations, gathered while the engine's outputs are carried out.
+    to_publish: Vec<(PublishId, EnrichedEvent)>,
+    reported: EngineStats,
+    reported_at: Instant,
+}
+
+/// A batch that was taken and not settled.
+struct Taken {
+    unsettled: Unsettled,
+    taken_at: Instant,
+    span: Span,
+}
+
+/// A clock that never goes back: the system's at the start, and what has passed since.
+struct Clock {
+    started_at: Millis,
+    started: Instant,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self {
+            started_at: Millis::now(),
+            started: Instant::now(),
+        }
+    }
+
+    fn now(&self) -> Millis {
+        self.started_at.after(self.started.elapsed())
+    }
+
+    fn until(&self, at: Millis) -> Duration {
+        at.since(self.now())
+    }
+}
+
+/// What comes of something that was under way.
+enum Done {
+    /// The engine is told.
+    Tell(Vec<Input>),
+    /// A message that never was a batch is taken care of.
+    Acknowledge(DeliveryId),
+}
+
+/// What wakes the loop.
+enum Wake {
+    Consumed(Option<Consumed>),
+    Done(Done),
+    Time,
+    Stop,
+}
+
+impl Shell {
+    pub(super) fn new(partition: u16, prefetch: u16, plans: Plans, parts: Arc<Parts>) -> Self {
+        Self {
+            partition,
+            engine: Engine::new(plans, u64::from(partition)),
+            clock: Clock::new(),
+            consumer: Some(parts.bus.consume(Queue::Partition(partition), prefetch)),
+            parts,
+            unsettled: HashMap::new(),
+            last_delivery: 0,
+            under_way: FuturesUnordered::new(),
+            to_publish: Vec::new(),
+            reported: EngineStats::default(),
+            reported_at: Instant::now(),
+        }
+    }
+
+    pub(super) async fn run(mut self, stopping: CancellationToken) {
+        let mut draining = false;
+        while !(draining && self.engine.is_idle() && self.under_way.is_empty()) {
+            match self.wait(&stopping, draining).await {
+                Wake::Consumed(Some(Consumed::Delivery(delivery))) => self.take(delivery),
+                Wake::Consumed(Some(Consumed::Lost)) => self.lost(),
+                Wake::Consumed(None) => self.consumer = None,
+                Wake::Done(Done::Tell(inputs)) => {
+                    inputs.into_iter().for_each(|input| self.tell(input))
+                }
+                Wake::Done(Done::Acknowledge(delivery)) => self.acknowledge(delivery),
+                Wake::Time => self.tell(Input::Tick),
+                Wake::Stop => draining = true,
+            }
+            self.publish_gathered();
+            if self.reported_at.elapsed() >= REPORT_INTERVAL {
+                self.report();
+            }
+        }
+        self.report();
+        self.close().await;
+    }
+
+    async fn wait(&mut self, stopping: &CancellationToken, draining: bool) -> Wake {
+        let now = self.clock.now();
+        let sleep = self
+            .engine
+            .next_wake(now)
+            .map_or(TICK_MAX, |at| self.clock.until(at).min(TICK_MAX));
+        let consumed = async {
+            match &mut self.consumer {
+                Some(consumer) if !draining => consumer.next().await,
+                _ => pending().await,
+            }
+        };
+        let done = async {
+            match self.under_way.next().await {
+                Some(done) => done,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            done = done => Wake::Done(done),
+            () = stopping.cancelled(), if !draining => Wake::Stop,
+            consumed = consumed => Wake::Consumed(consumed),
+            () = tokio::time::sleep(sleep) => Wake::Time,
+        }
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        self.last_delivery += 1;
+        let id = DeliveryId(self.last_delivery);
+        let batch = Batch::decode(&delivery.message.body);
+        let span = tracing::info_span!(
+            "batch",
+            partition = self.partition,
+            delivery.count = delivery.delivery_count,
+            portal.id = tracing::field::Empty,
+            events = tracing::field::Empty,
+        );
+        let taken = Taken {
+            unsettled: delivery.unsettled,
+            taken_at: Instant::now(),
+            span: span.clone(),
+        };
+        self.unsettled.insert(id, taken);
+        match batch {
+            Ok(batch) => {
+                span.record("portal.id", tracing::field::display(batch.portal_id()));
+                span.record("events", batch.events().len());
+                let events = batch.into_events();
+                self.tell(Input::Batch {
+                    delivery: id,
+                    events,
+                });
+            }
+            Err(error) => self.bury_unreadable(id, error.to_string(), &delivery.message.body),
+        }
+    }
+
+    /// A message that is no batch of ours is kept whole as a dead letter, and then acknowledged.
+    fn bury_unreadable(&self, delivery: DeliveryId, detail: String, body: &[u8]) {
+        let reason = DeadLetterReason::Unreadable;
+        let letter = DeadLetter::new(Stage::Consume, reason, detail, Millis::now()).with_raw(body);
+        let parts = self.parts.clone();
+        self.under_way.push(Box::pin(async move {
+            parts.bury(letter).await;
+            Done::Acknowledge(delivery)
+        }));
+    }
+
+    fn acknowledge(&mut self, delivery: DeliveryId) {
+        if let Some(taken) = self.unsettled.remove(&delivery) {
+            taken.unsettled.ack();
+            let duration_ms =
+                u64::try_from(taken.taken_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+            taken
+                .span
+                .in_scope(|| tracing::debug!(duration_ms, "acknowledged"));
+        }
+    }
+
+    fn lost(&mut self) {
+        self.abandon();
+        self.tell(Input::Lost);
+    }
+
+    /// Hands the engine what happened, and does what it says.
+    fn tell(&mut self, input: Input) {
+        for output in self.engine.handle(self.clock.now(), input) {
+            match output {
+                Output::Call {
+                    call_id,
+                    portal_id,
+                    call,
+                } => self.call(call_id, portal_id, call),
+                Output::RefreshToken(portal_id) => self.refresh_token(portal_id),
+                Output::Publish { publish, event } => self.to_publish.push((publish, *event)),
+                Output::Bury { publish, letter } => self.bury(publish, *letter),
+                Output::Ack(delivery) => self.acknowledge(delivery),
+                Output::Ended(ending) => {
+                    let ended = &self.parts.metrics.enrich_events_total;
+                    ended.with_label_values(&[ending.as_str()]).inc();
+                }
+            }
+        }
+    }
+
+    fn call(&self, call: CallId, portal_id: PortalId, wire_call: Call) {
+        let parts = self.parts.clone();
+        self.under_way.push(Box::pin(async move {
+            let answered = parts.hubspot.call(&portal_id, &wire_call).await;
+            log_failure(&portal_id, &wire_call, &answered);
+            Done::Tell(vec![Input::Answered { call, answered }])
+        }));
+    }
+
+    fn refresh_token(&self, portal_id: PortalId) {
+        let changed = self.parts.hubspot.refresh_token(&portal_id);
+        if !changed {
+            tracing::error!(
+                portal.id = %portal_id,
+                "HubSpot refuses the portal's access token; its events are kept and it is tried again every 5 minutes: \
+                 set portal.<id>.access_token to a valid token"
+            );
+        }
+        self.under_way.push(Box::pin(async move {
+            Done::Tell(vec![Input::TokenRefreshed { portal_id, changed }])
+        }));
+    }
+
+    fn bury(&self, publish: PublishId, letter: DeadLetter) {
+        let parts = self.parts.clone();
+        self.under_way.push(Box::pin(async move {
+            parts.bury(letter).await;
+            let ending = Ending::Dead;
+            Done::Tell(vec![Input::Published { publish, ending }])
+        }));
+    }
+
+    /// Messages that became ready together go to the destinations together.
+    fn publish_gathered(&mut self) {
+        while !self.to_publish.is_empty() {
+            let rest = self.to_publish.len().min(DELIVERY_BATCH_MAX);
+            let batch: Vec<_> = self.to_publish.drain(..rest).collect();
+            let parts = self.parts.clone();
+            self.under_way.push(Box::pin(
+                async move { Done::Tell(parts.deliver(batch).await) },
+            ));
+        }
+    }
+
+    fn report(&mut self) {
+        let stats = self.engine.stats(self.clock.now());
+        self.show(stats);
+        self.reported_at = Instant::now();
+    }
+
+    /// Gauges are sums over partitions: each shell adds what changed since it last reported.
+    fn show(&mut self, stats: EngineStats) {
+        let metrics = &self.parts.metrics;
+        let difference = |new: usize, old: usize| {
+            i64::try_from(new).unwrap_or(i64::MAX) - i64::try_from(old).unwrap_or(i64::MAX)
+        };
+        metrics.enrich_waiting_events.add(difference(
+            stats.waiting_events,
+            self.reported.waiting_events,
+        ));
+        for (state, new, old) in [
+            ("ready", stats.portals_ready, self.reported.portals_ready),
+            (
+                "waiting",
+                stats.portals_waiting,
+                self.reported.portals_waiting,
+            ),
+            (
+                "backing_off",
+                stats.portals_backing_off,
+                self.reported.portals_backing_off,
+            ),
+            ("paused", stats.portals_paused, self.reported.portals_paused),
+        ] {
+            metrics
+                .enrich_portals
+                .with_label_values(&[state])
+                .add(difference(new, old));
+        }
+        self.parts.report_budgets(self.partition, stats);
+        self.reported = stats;
+    }
+
+    /// Flushes what was settled and releases the partition.
+    async fn close(mut self) {
+        self.abandon();
+        if let Some(consumer) = self.consumer.take() {
+            consumer.close().await;
+        }
+        tracing::debug!(partition = self.partition, "the partition was released");
+    }
+
+    fn abandon(&mut self) {
+        for (_, taken) in self.unsettled.drain() {
+            taken.unsettled.abandon();
+        }
+    }
+}
+
+impl Drop for Shell {
+    /// A shell that is stopped in the middle lets go of what it did not settle: it comes again.
+    fn drop(&mut self) {
+        self.abandon();
+        self.show(EngineStats::default());
+    }
+}
+
+/// Failures that the engine answers by waiting are worth a line each, at a level that fits.
+fn log_failure(portal_id: &PortalId, call: &Call, answered: &Answered) {
+    if let Err(error) = &answered.result {
+        tracing::warn!(portal.id = %portal_id, endpoint = call.endpoint(), "a call to HubSpot failed: {error}");
+    }
+}
