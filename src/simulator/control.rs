@@ -13,7 +13,7 @@ use super::portal::{Portal, Shared};
 use super::record::Source;
 use super::rest::read::Shown;
 use super::seed;
-use super::state::{Change, ChangeError, EdgeTypes, far_future};
+use super::state::{Change, ChangeError, EdgeTypes, Key, far_future};
 use super::types::{self, Category, TypeId};
 use crate::event::Millis;
 
@@ -482,11 +482,7 @@ fn type_of(portal: u64, name: &str) -> Result<TypeId, ControlError> {
         .ok_or_else(|| ControlError::NoObjectType(name.to_owned()))
 }
 
-fn ends(
-    portal: u64,
-    from: (&str, u64),
-    to: (&str, u64),
-) -> Result<((TypeId, u64), (TypeId, u64)), ControlError> {
+fn ends(portal: u64, from: (&str, u64), to: (&str, u64)) -> Result<(Key, Key), ControlError> {
     Ok((
         (type_of(portal, from.0)?, from.1),
         (type_of(portal, to.0)?, to.1),

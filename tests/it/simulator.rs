@@ -622,7 +622,7 @@ async fn a_stale_read_shows_what_was_and_misses_what_is_new() {
     let new = desk.control.create(PORTAL, "contacts", &[]).unwrap();
     let path = format!("/crm/v3/objects/contacts/{contact}?properties=city");
     desk.control.set_dials(Dials {
-        stale_reads: Duration::from_mins(1),
+        stale_reads: Duration::from_secs(60),
         ..Dials::default()
     });
     assert_eq!(desk.get(&path).await.1["properties"]["city"], before);
