@@ -74,7 +74,7 @@ async fn deliver(
     let portal = &shared.portals[index];
     {
         let mut data = portal.lock();
-        let delay = data.state.random.duration(&webhook.retry_delay());
+        let delay = data.dice.duration(&webhook.retry_delay());
         if accepted {
             data.outbox.succeed(parcel);
         } else {
