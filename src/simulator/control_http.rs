@@ -1,4 +1,4 @@
-//! The control API: JSON under `/simulator`, for people and for tests in other languages. No token needed: loopback only.
+//! The control API: JSON under `/simulator`, for people and for tests in other languages. It asks for no token, so listen on loopback.
 //!
 //! | call | body | answer |
 //! |---|---|---|
