@@ -1,4 +1,4 @@
-//! The control API: JSON under `/simulator`, for people and for tests in other languages. No token needed: loopback only.
+//! The control API: JSON under `/simulator`, for people and for tests in other languages. It asks for no token, so listen on loopback.
 //!
 //! | call | body | answer |
 //! |---|---|---|
@@ -34,7 +34,7 @@ use super::options::{Dials, Faults, Latency, Limits, WebhookOptions};
 use super::portal::Shared;
 
 /// The longest `settled` waits.
-const SETTLED_TIMEOUT_MAX: Duration = Duration::from_mins(1);
+const SETTLED_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// Mounts the control API.
 pub(crate) fn configure(config: &mut ServiceConfig) {

@@ -13,7 +13,7 @@ use super::signature;
 use crate::event::Millis;
 
 /// How long an idle dispatcher sleeps when nothing is due: it is woken by every change.
-const IDLE: Duration = Duration::from_mins(1);
+const IDLE: Duration = Duration::from_secs(60);
 
 /// Sends a portal's notifications until the simulator stops.
 pub(crate) async fn dispatch(shared: Arc<Shared>, index: usize, client: reqwest::Client) {
@@ -74,7 +74,7 @@ async fn deliver(
     let portal = &shared.portals[index];
     {
         let mut data = portal.lock();
-        let delay = data.state.random.duration(&webhook.retry_delay());
+        let delay = data.dice.duration(&webhook.retry_delay());
         if accepted {
             data.outbox.succeed(parcel);
         } else {

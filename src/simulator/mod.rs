@@ -18,11 +18,15 @@ use tokio::task::JoinHandle;
 
 use crate::event::Millis;
 
+mod change;
 mod control;
 mod control_http;
+mod control_settings;
 mod definitions;
 mod delivery;
+mod edges;
 mod limits;
+mod merge;
 mod notification;
 mod options;
 mod outbox;
@@ -36,9 +40,11 @@ mod signature;
 mod state;
 mod traffic;
 mod types;
+mod values;
 mod words;
 
-pub use control::{Control, ControlError, Counters, IMPORT_MAX};
+pub use control::{Control, ControlError, IMPORT_MAX};
+pub use control_settings::Counters;
 pub use options::{
     Dials, Fault, Faults, HANG_MAX, Latency, Limits, NextFault, PortalOptions, RandomFault,
     Signatures, SimulatorOptions, Subscriptions, WebhookOptions,

@@ -5,11 +5,11 @@
 
 use serde_json::{Map, Value, json};
 
+use super::change::Fact;
 use super::definitions;
 use super::options::WebhookOptions;
 use super::random::Random;
 use super::record::Source;
-use super::state::Fact;
 use super::types::{self, COMMUNICATION, CONTACT, Category, EMAIL, TypeId};
 use crate::event::Millis;
 

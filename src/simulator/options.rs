@@ -310,7 +310,7 @@ pub enum Fault {
 }
 
 /// The longest a call is kept hanging.
-pub const HANG_MAX: Duration = Duration::from_mins(2);
+pub const HANG_MAX: Duration = Duration::from_secs(120);
 
 /// How REST calls fail.
 #[derive(Clone, Debug, PartialEq, Default, Deserialize, Serialize)]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::change::{Applied, Change, ChangeError, Fact};
 use super::limits::Meter;
 use super::notification::{self, Context};
 use super::options::{Dials, Faults, Latency, Limits, SimulatorOptions, WebhookOptions};
@@ -14,7 +15,7 @@ use super::outbox::Outbox;
 use super::random::Random;
 use super::record::Source;
 use super::seed;
-use super::state::{Applied, Change, ChangeError, Fact, State};
+use super::state::State;
 use crate::event::Millis;
 
 /// Streams of the seeded generators that belong to no portal; portal ids are far above.
@@ -44,6 +45,8 @@ pub(crate) struct Portal {
 /// What a portal's lock guards.
 pub(crate) struct PortalData {
     pub(crate) state: State,
+    /// Draws what may depend on timing: event ids, delays, the order of replies.
+    pub(crate) dice: Random,
     pub(crate) meter: Meter,
     pub(crate) limits: Limits,
     pub(crate) outbox: Outbox,
@@ -75,6 +78,7 @@ impl Shared {
             seed::fill(&mut state, portal.contacts, now);
             let data = PortalData {
                 state,
+                dice: Random::new(options.seed, !portal.id),
                 meter: Meter::default(),
                 limits: portal.limits,
                 outbox: Outbox::default(),
@@ -159,14 +163,13 @@ impl Shared {
             occurred_at: now,
             source,
         };
-        let random = &mut data.state.random;
+        let random = &mut data.dice;
         for body in facts
             .iter()
             .flat_map(|fact| notification::notifications(fact, &context, random))
             .collect::<Vec<_>>()
         {
-            data.outbox
-                .add(body, self.uptime(), &dials, &mut data.state.random);
+            data.outbox.add(body, self.uptime(), &dials, &mut data.dice);
         }
         portal.wake.notify_one();
     }
@@ -186,12 +189,8 @@ impl Shared {
         };
         let body = notification::of_test_button(&context, subscription_type);
         let data = &mut *portal.lock();
-        data.outbox.add(
-            body,
-            self.uptime(),
-            &Dials::default(),
-            &mut data.state.random,
-        );
+        data.outbox
+            .add(body, self.uptime(), &Dials::default(), &mut data.dice);
         portal.wake.notify_one();
     }
 

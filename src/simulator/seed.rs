@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::change::{Change, EdgeTypes, Key};
 use super::record::Source;
-use super::state::{Change, EdgeTypes, Key, Owner, State};
+use super::state::{Owner, State};
 use super::types::{
     CALL, CAR, COMMUNICATION, COMPANY, CONTACT, Category, DEAL, EMAIL, LINE_ITEM, MEETING, NOTE,
     POSTAL_MAIL, PRODUCT, TASK, TICKET, TypeId,

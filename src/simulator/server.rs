@@ -179,6 +179,8 @@ fn handle(
     };
     let mut call = Call {
         state: &mut data.state,
+        dice: &mut data.dice,
+        dated: rest::is_dated(request.path()),
         method: request.method().as_str(),
         query: query(request.query_string()),
         body,

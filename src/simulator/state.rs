@@ -2,128 +2,19 @@
 //!
 //! Pure: time, source and seed come in, facts come out. HTTP and webhooks stand around it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::definitions;
+use super::change::{Applied, Change, ChangeError, EdgeTypes, Fact, Key};
+use super::edges::Edges;
+use super::merge;
 use super::random::Random;
 use super::record::{Record, Source, Value};
-use super::types::{self, AssociationType, COMPANY, CONTACT, Category, Rank, TypeId};
+use super::types::{COMPANY, CONTACT, TypeId};
+use super::values::{self, Checked, UniqueValues};
 use crate::event::Millis;
 
 /// Ids begin here: twelve digits, as in large portals.
 const FIRST_ID: u64 = 347_160_000_001;
-/// "A record takes part in at most 250 merges."
-const MERGES_MAX: usize = 250;
-
-/// A record's key: ids are unique only within their type.
-pub(crate) type Key = (TypeId, u64);
-/// A set of association types by category and number.
-pub(crate) type EdgeTypes = BTreeSet<(Category, u32)>;
-
-/// A change to a portal, whoever asks for it.
-#[derive(Clone, Debug)]
-pub(crate) enum Change {
-    Create {
-        object_type: TypeId,
-        properties: BTreeMap<String, String>,
-    },
-    Update {
-        key: Key,
-        properties: BTreeMap<String, String>,
-    },
-    Archive {
-        key: Key,
-    },
-    Restore {
-        key: Key,
-    },
-    Merge {
-        object_type: TypeId,
-        primary: u64,
-        other: u64,
-    },
-    GdprDelete {
-        id: u64,
-    },
-    /// No types: the unlabelled one.
-    Associate {
-        from: Key,
-        to: Key,
-        types: EdgeTypes,
-    },
-    /// No types: all of the edge.
-    Disassociate {
-        from: Key,
-        to: Key,
-        types: EdgeTypes,
-    },
-}
-
-/// What happened, as a subscription would tell it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fact {
-    Creation {
-        key: Key,
-    },
-    Deletion {
-        key: Key,
-    },
-    Restore {
-        key: Key,
-    },
-    PrivacyDeletion {
-        id: u64,
-    },
-    PropertyChange {
-        key: Key,
-        name: &'static str,
-        value: String,
-    },
-    Merge {
-        object_type: TypeId,
-        primary: u64,
-        merged: u64,
-        new: u64,
-        moved: usize,
-    },
-    Association {
-        from: Key,
-        to: Key,
-        category: Category,
-        number: u32,
-        removed: bool,
-        primary: bool,
-    },
-}
-
-/// A change that was made.
-#[derive(Debug)]
-pub(crate) struct Applied {
-    /// The record: the new one, or the survivor.
-    pub(crate) id: u64,
-    pub(crate) facts: Vec<Fact>,
-}
-
-/// Why a change was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ChangeError {
-    #[error("no {0} with id {1}")]
-    NotFound(TypeId, u64),
-    #[error("property values were not valid")]
-    Invalid(Vec<InvalidValue>),
-    #[error("{name} is taken by record {existing}")]
-    Taken { name: &'static str, existing: u64 },
-    #[error("{0}")]
-    Refused(String),
-}
-
-/// One refused value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct InvalidValue {
-    pub(crate) name: String,
-    pub(crate) code: &'static str,
-    pub(crate) message: String,
-}
 
 /// An owner: a user, or a queue.
 #[derive(Clone, Debug)]
@@ -145,9 +36,11 @@ pub(crate) struct State {
     pub(crate) created_at: Millis,
     pub(crate) owners: Vec<Owner>,
     records: BTreeMap<Key, Record>,
+    unique: UniqueValues,
     merged: BTreeMap<Key, u64>,
-    edges: BTreeMap<(Key, TypeId), BTreeMap<u64, EdgeTypes>>,
+    edges: Edges,
     next_id: u64,
+    /// Draws values and ids; nothing that depends on timing may draw from it.
     pub(crate) random: Random,
 }
 
@@ -159,8 +52,9 @@ impl State {
             created_at: now,
             owners: Vec::new(),
             records: BTreeMap::new(),
+            unique: UniqueValues::default(),
             merged: BTreeMap::new(),
-            edges: BTreeMap::new(),
+            edges: Edges::default(),
             next_id: FIRST_ID,
             random: Random::new(seed, portal_id),
         }
@@ -181,31 +75,26 @@ impl State {
 
     /// Records of a type from `after` on, by id.
     pub(crate) fn of_type(&self, object_type: TypeId, after: u64) -> impl Iterator<Item = &Record> {
-        self.records
-            .range((object_type, after)..=(object_type, u64::MAX))
-            .map(|(_, record)| record)
+        let range = (object_type, after)..=(object_type, u64::MAX);
+        self.records.range(range).map(|(_, record)| record)
     }
 
-    /// The record of a type whose unique property has this value.
+    /// The record, not archived, whose unique property has this value.
     pub(crate) fn by_unique(
         &self,
         object_type: TypeId,
         name: &str,
         value: &str,
     ) -> Option<&Record> {
-        let now = far_future();
-        self.of_type(object_type, 0).find(|record| {
-            record
-                .value(name, now)
-                .is_some_and(|held| held.eq_ignore_ascii_case(value))
-        })
+        let id = self.unique.holder(object_type, name, value)?;
+        self.record((object_type, id))
     }
 
     /// What `from` is associated with in a type; archived records count as gone.
     pub(crate) fn associated(&self, from: Key, to: TypeId) -> Vec<(u64, &EdgeTypes)> {
-        let all = self.edges.get(&(from, to)).into_iter().flatten();
-        all.filter(|(id, _)| self.live((to, **id)).is_ok())
-            .map(|(id, types)| (*id, types))
+        self.edges
+            .of(from, to)
+            .filter(|(id, _)| self.live((to, *id)).is_ok())
             .collect()
     }
 
@@ -231,10 +120,16 @@ impl State {
                 object_type,
                 primary,
                 other,
-            } => self.merge(object_type, primary, other, source, now),
+            } => self.merge((object_type, primary), (object_type, other), source, now),
             Change::GdprDelete { id } => self.gdpr_delete(id),
-            Change::Associate { from, to, types } => self.associate(from, to, types),
-            Change::Disassociate { from, to, types } => self.disassociate(from, to, &types),
+            Change::Associate { from, to, types } => self.associate(from, to, &types),
+            Change::Disassociate { from, to, types } => {
+                self.live(from)?;
+                Ok(Applied {
+                    id: from.1,
+                    facts: self.edges.disassociate(from, to, &types),
+                })
+            }
         }
     }
 
@@ -245,12 +140,13 @@ impl State {
         source: &Source,
         now: Millis,
     ) -> Result<Applied, ChangeError> {
-        let values = self.check(object_type, None, properties)?;
+        let values = values::check(object_type, properties)?;
+        self.unique.check(object_type, None, &values)?;
         let id = self.fresh_id();
         let key = (object_type, id);
         self.records.insert(key, Record::new(object_type, id, now));
         let mut facts = vec![Fact::Creation { key }];
-        facts.extend(self.write(key, values, source, now));
+        facts.extend(self.write(key, values, source, now)?);
         Ok(Applied { id, facts })
     }
 
@@ -263,17 +159,23 @@ impl State {
     ) -> Result<Applied, ChangeError> {
         let key = (key.0, self.survivor(key));
         self.live(key)?;
-        let values = self.check(key.0, Some(key.1), properties)?;
+        let values = values::check(key.0, properties)?;
+        self.unique.check(key.0, Some(key.1), &values)?;
         Ok(Applied {
             id: key.1,
-            facts: self.write(key, values, source, now),
+            facts: self.write(key, values, source, now)?,
         })
     }
 
     fn archive(&mut self, key: Key, now: Millis) -> Result<Applied, ChangeError> {
         let key = (key.0, self.survivor(key));
         self.live(key)?;
-        self.record_mut(key)?.set_archived(true, now);
+        let record = self
+            .records
+            .get_mut(&key)
+            .ok_or(ChangeError::NotFound(key.0, key.1))?;
+        self.unique.give_up(record, far_future());
+        record.set_archived(true, now);
         Ok(Applied {
             id: key.1,
             facts: vec![Fact::Deletion { key }],
@@ -287,7 +189,13 @@ impl State {
                 key.1
             )));
         }
-        self.record_mut(key)?.set_archived(false, now);
+        let record = self
+            .records
+            .get_mut(&key)
+            .ok_or(ChangeError::NotFound(key.0, key.1))?;
+        self.unique.check_restore(record, far_future())?;
+        self.unique.take(record, far_future());
+        record.set_archived(false, now);
         Ok(Applied {
             id: key.1,
             facts: vec![Fact::Restore { key }],
@@ -296,10 +204,12 @@ impl State {
 
     fn gdpr_delete(&mut self, id: u64) -> Result<Applied, ChangeError> {
         let key = (CONTACT, self.survivor((CONTACT, id)));
-        self.records
+        let record = self
+            .records
             .remove(&key)
             .ok_or(ChangeError::NotFound(CONTACT, id))?;
-        self.drop_edges(key);
+        self.unique.give_up(&record, far_future());
+        self.edges.drop_all(key);
         let mut facts = vec![Fact::PrivacyDeletion { id: key.1 }, Fact::Deletion { key }];
         self.random.shuffle(&mut facts);
         Ok(Applied { id: key.1, facts })
@@ -308,334 +218,79 @@ impl State {
     /// Since January 2025 contacts and companies merge into a third record; other types keep the primary's id.
     fn merge(
         &mut self,
-        object_type: TypeId,
-        primary: u64,
-        other: u64,
+        primary: Key,
+        other: Key,
         source: &Source,
         now: Millis,
     ) -> Result<Applied, ChangeError> {
-        let (primary_key, other_key) = ((object_type, primary), (object_type, other));
-        self.live(primary_key)?;
-        self.live(other_key)?;
-        self.check_merge(primary_key, other_key)?;
-        let new = if matches!(object_type, CONTACT | COMPANY) {
-            self.fresh_id()
-        } else {
-            primary
-        };
-        let moved = self.merge_values((primary_key, other_key), (object_type, new), source, now)?;
-        for old in [primary, other].into_iter().filter(|old| *old != new) {
-            self.records.remove(&(object_type, old));
-            self.move_edges((object_type, old), (object_type, new));
-            self.merged.insert((object_type, old), new);
+        let (winner, loser) = (self.live(primary)?.clone(), self.live(other)?.clone());
+        merge::check(&winner, &loser)?;
+        let third = matches!(primary.0, CONTACT | COMPANY);
+        let new = (primary.0, if third { self.fresh_id() } else { primary.1 });
+        let (survivor, moved) = merge::survivor(&winner, &loser, new.1, source, now);
+        for (old, record) in [(primary, &winner), (other, &loser)] {
+            self.unique.give_up(record, far_future());
+            self.records.remove(&old);
+            if old != new {
+                self.edges.hand_over(old, new);
+                self.merged.insert(old, new.1);
+            }
         }
+        self.unique.take(&survivor, far_future());
+        self.records.insert(new, survivor);
+        let fact = Fact::Merge {
+            object_type: new.0,
+            primary: primary.1,
+            merged: other.1,
+            new: new.1,
+            moved,
+        };
         Ok(Applied {
-            id: new,
-            facts: vec![Fact::Merge {
-                object_type,
-                primary,
-                merged: other,
-                new,
-                moved,
-            }],
+            id: new.1,
+            facts: vec![fact],
         })
     }
 
-    fn check_merge(&self, primary: Key, other: Key) -> Result<(), ChangeError> {
-        if primary == other {
-            return Err(ChangeError::Refused(
-                "a record cannot be merged with itself".to_owned(),
-            ));
-        }
-        let merges = |key| {
-            self.record(key)
-                .and_then(|record| record.value("hs_merged_object_ids", far_future()))
-        };
-        let count = |key| merges(key).map_or(0, |ids| ids.split(';').count());
-        if count(primary) + count(other) >= MERGES_MAX {
-            return Err(ChangeError::Refused(
-                "Cannot have more than 250 identities on a profile".to_owned(),
-            ));
-        }
-        Ok(())
-    }
-
-    /// The survivor has the primary's values, and the other's where the primary has none.
-    fn merge_values(
-        &mut self,
-        (primary, other): (Key, Key),
-        new: Key,
-        source: &Source,
-        now: Millis,
-    ) -> Result<usize, ChangeError> {
-        let winner = self.live(primary)?.clone();
-        let loser = self.live(other)?.clone();
-        let ids = merged_ids(&winner, &loser, new.1, now);
-        let mut survivor = winner.clone();
-        survivor.id = new.1;
-        survivor.created_at = winner.created_at.min(loser.created_at);
-        if new != primary {
-            survivor.exists_since = now;
-        }
-        let mut moved = 0;
-        for name in loser.names() {
-            let text = loser
-                .value(name, now)
-                .filter(|_| winner.value(name, now).is_none());
-            let value = text.map(|text| Value {
-                text,
-                at: now,
-                source: source.clone(),
-            });
-            moved += usize::from(value.is_some_and(|value| survivor.set(name, value)));
-        }
-        survivor.set(
-            "hs_merged_object_ids",
-            Value {
-                text: ids,
-                at: now,
-                source: source.clone(),
-            },
-        );
-        self.records.insert(new, survivor);
-        Ok(moved)
-    }
-
-    fn associate(&mut self, from: Key, to: Key, types: EdgeTypes) -> Result<Applied, ChangeError> {
+    fn associate(&mut self, from: Key, to: Key, types: &EdgeTypes) -> Result<Applied, ChangeError> {
         self.live(from)?;
         self.live(to)?;
-        let offered = types::associations(from.0, to.0);
-        let chosen = choose(&offered, &types)?;
-        let mut facts = Vec::new();
-        if chosen.iter().any(|chosen| chosen.rank == Rank::Primary) {
-            facts.extend(self.drop_primary(from, to, &chosen));
+        if from == to {
+            return Err(ChangeError::Refused(
+                "a record cannot be associated with itself".to_owned(),
+            ));
         }
-        for chosen in chosen {
-            if self.link(from, to, chosen) {
-                facts.extend(tell_both(from, to, chosen, false));
-            }
-        }
-        Ok(Applied { id: from.1, facts })
-    }
-
-    fn disassociate(
-        &mut self,
-        from: Key,
-        to: Key,
-        types: &EdgeTypes,
-    ) -> Result<Applied, ChangeError> {
-        self.live(from)?;
-        let offered = types::associations(from.0, to.0);
-        let held = self
-            .edges
-            .get(&(from, to.0))
-            .and_then(|edges| edges.get(&to.1))
-            .cloned()
-            .unwrap_or_default();
-        let mut facts = Vec::new();
-        for gone in offered
-            .iter()
-            .filter(|one| held.contains(&(one.category, one.number)))
-        {
-            if types.is_empty() || types.contains(&(gone.category, gone.number)) {
-                self.unlink(from, to, gone);
-                facts.extend(tell_both(from, to, gone, true));
-            }
-        }
-        Ok(Applied { id: from.1, facts })
-    }
-
-    /// A record has one primary of a type: the one before gives way.
-    fn drop_primary(&mut self, from: Key, to: Key, chosen: &[&AssociationType]) -> Vec<Fact> {
-        let primaries: Vec<&AssociationType> = chosen
-            .iter()
-            .filter(|one| one.rank == Rank::Primary)
-            .copied()
-            .collect();
-        let mut facts = Vec::new();
-        for primary in primaries {
-            // The company is the primary one of the record at the other end, whichever side was named first.
-            let (record, company) = if from.0 == COMPANY {
-                (to, from)
-            } else {
-                (from, to)
-            };
-            let kind = if from.0 == COMPANY {
-                (primary.category, primary.inverse)
-            } else {
-                (primary.category, primary.number)
-            };
-            let edges = self.edges.get(&(record, company.0)).into_iter().flatten();
-            let before: Vec<u64> = edges
-                .filter(|(id, types)| **id != company.1 && types.contains(&kind))
-                .map(|(id, _)| *id)
-                .collect();
-            let there = types::associations(record.0, company.0);
-            let there = there
-                .iter()
-                .find(|one| (one.category, one.number) == kind)
-                .expect("the table has both directions");
-            for id in before {
-                self.unlink(record, (company.0, id), there);
-                facts.extend(tell_both(record, (company.0, id), there, true));
-            }
-        }
-        facts
-    }
-
-    /// `false` when the two were so associated already.
-    fn link(&mut self, from: Key, to: Key, by: &AssociationType) -> bool {
-        let back = self
-            .edges
-            .entry((to, from.0))
-            .or_default()
-            .entry(from.1)
-            .or_default();
-        back.insert((by.category, by.inverse));
-        let there = self
-            .edges
-            .entry((from, to.0))
-            .or_default()
-            .entry(to.1)
-            .or_default();
-        there.insert((by.category, by.number))
-    }
-
-    fn unlink(&mut self, from: Key, to: Key, by: &AssociationType) {
-        for (from, to, number) in [(from, to, by.number), (to, from, by.inverse)] {
-            if let Some(edges) = self.edges.get_mut(&(from, to.0))
-                && let Some(types) = edges.get_mut(&to.1)
-            {
-                types.remove(&(by.category, number));
-                if types.is_empty() {
-                    edges.remove(&to.1);
-                }
-            }
-        }
-    }
-
-    fn drop_edges(&mut self, key: Key) {
-        for other in types::OBJECT_TYPES.iter().map(|known| known.id) {
-            for id in self
-                .edges
-                .remove(&(key, other))
-                .unwrap_or_default()
-                .into_keys()
-            {
-                if let Some(back) = self.edges.get_mut(&((other, id), key.0)) {
-                    back.remove(&key.1);
-                }
-            }
-        }
-    }
-
-    fn move_edges(&mut self, old: Key, new: Key) {
-        for other in types::OBJECT_TYPES.iter().map(|known| known.id) {
-            let edges = self.edges.get(&(old, other)).cloned().unwrap_or_default();
-            for (id, kinds) in edges
-                .into_iter()
-                .filter(|(id, _)| (other, *id) != new && (other, *id) != old)
-            {
-                let back = self
-                    .edges
-                    .get(&((other, id), old.0))
-                    .and_then(|back| back.get(&old.1))
-                    .cloned()
-                    .unwrap_or_default();
-                self.edges
-                    .entry((new, other))
-                    .or_default()
-                    .entry(id)
-                    .or_default()
-                    .extend(kinds);
-                self.edges
-                    .entry(((other, id), new.0))
-                    .or_default()
-                    .entry(new.1)
-                    .or_default()
-                    .extend(back);
-            }
-        }
-        self.drop_edges(old);
+        Ok(Applied {
+            id: from.1,
+            facts: self.edges.associate(from, to, types)?,
+        })
     }
 
     fn write(
         &mut self,
         key: Key,
-        values: Vec<(&'static str, String)>,
+        values: Vec<Checked>,
         source: &Source,
         now: Millis,
-    ) -> Vec<Fact> {
-        let record = self.records.get_mut(&key).expect("checked by the caller");
-        let changed = values.into_iter().filter_map(|(name, text)| {
-            let value = Value {
-                text: text.clone(),
-                at: now,
-                source: source.clone(),
-            };
-            record.set(name, value).then_some(Fact::PropertyChange {
-                key,
+    ) -> Result<Vec<Fact>, ChangeError> {
+        let record = self
+            .records
+            .get_mut(&key)
+            .ok_or(ChangeError::NotFound(key.0, key.1))?;
+        self.unique.give_up(record, far_future());
+        let changed = values.into_iter().filter_map(|(name, value)| {
+            let set = record.set(
                 name,
-                value: text,
-            })
+                Value {
+                    text: value.clone(),
+                    at: now,
+                    source: source.clone(),
+                },
+            );
+            set.then_some(Fact::PropertyChange { key, name, value })
         });
-        changed.collect()
-    }
-
-    fn check(
-        &self,
-        object_type: TypeId,
-        id: Option<u64>,
-        properties: &BTreeMap<String, String>,
-    ) -> Result<Vec<(&'static str, String)>, ChangeError> {
-        let (mut values, mut invalid) = (Vec::new(), Vec::new());
-        for (name, value) in properties {
-            let Some(definition) = definitions::of(object_type).get(name.as_str()) else {
-                let message = format!("Property \"{name}\" does not exist");
-                invalid.push(InvalidValue {
-                    name: name.clone(),
-                    code: "PROPERTY_DOESNT_EXIST",
-                    message,
-                });
-                continue;
-            };
-            match definition.normalize(value) {
-                Ok(value) => values.push((definition.name, value)),
-                Err((code, message)) => invalid.push(InvalidValue {
-                    name: name.clone(),
-                    code,
-                    message,
-                }),
-            }
-        }
-        if !invalid.is_empty() {
-            return Err(ChangeError::Invalid(invalid));
-        }
-        self.check_unique(object_type, id, &values)?;
-        Ok(values)
-    }
-
-    fn check_unique(
-        &self,
-        object_type: TypeId,
-        id: Option<u64>,
-        values: &[(&'static str, String)],
-    ) -> Result<(), ChangeError> {
-        for (name, value) in values
-            .iter()
-            .filter(|(name, value)| definitions::of(object_type)[name].unique && !value.is_empty())
-        {
-            let holder = self
-                .by_unique(object_type, name, value)
-                .filter(|held| Some(held.id) != id);
-            if let Some(holder) = holder {
-                return Err(ChangeError::Taken {
-                    name,
-                    existing: holder.id,
-                });
-            }
-        }
-        Ok(())
+        let facts = changed.collect();
+        self.unique.take(record, far_future());
+        Ok(facts)
     }
 
     fn live(&self, key: Key) -> Result<&Record, ChangeError> {
@@ -644,12 +299,6 @@ impl State {
             .get(&key)
             .filter(|record| record.archived_at(far_future()).is_none());
         record.ok_or(ChangeError::NotFound(key.0, key.1))
-    }
-
-    fn record_mut(&mut self, key: Key) -> Result<&mut Record, ChangeError> {
-        self.records
-            .get_mut(&key)
-            .ok_or(ChangeError::NotFound(key.0, key.1))
     }
 
     fn fresh_id(&mut self) -> u64 {
@@ -661,53 +310,160 @@ impl State {
 
 /// Later than every change: "as of now, whatever the clock does".
 pub(crate) fn far_future() -> Millis {
-    Millis::new(0)
-        .expect("1970 can be written")
-        .after(std::time::Duration::MAX)
+    let epoch = Millis::new(0).expect("1970 can be written");
+    epoch.after(std::time::Duration::MAX)
 }
 
-fn merged_ids(winner: &Record, loser: &Record, survivor: u64, now: Millis) -> String {
-    let earlier = [winner, loser]
-        .into_iter()
-        .filter_map(|record| record.value("hs_merged_object_ids", now));
-    let own = [winner.id, loser.id]
-        .into_iter()
-        .filter(|id| *id != survivor)
-        .map(|id| id.to_string());
-    earlier.chain(own).collect::<Vec<_>>().join(";")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The types asked for, checked; a label or primary brings the unlabelled type with it.
-fn choose<'a>(
-    offered: &'a [AssociationType],
-    asked: &EdgeTypes,
-) -> Result<Vec<&'a AssociationType>, ChangeError> {
-    let known = |(category, number): &(Category, u32)| {
-        offered
-            .iter()
-            .any(|one| (one.category, one.number) == (*category, *number))
-    };
-    if offered.is_empty() || !asked.iter().all(known) {
-        return Err(ChangeError::Refused(
-            "One or more association types are not valid for these object types".to_owned(),
-        ));
+    fn at(ms: i64) -> Millis {
+        Millis::new(ms).unwrap()
     }
-    let wanted = |one: &&AssociationType| {
-        one.rank == Rank::Default || asked.contains(&(one.category, one.number))
-    };
-    Ok(offered.iter().filter(wanted).collect())
-}
 
-/// One fact for each side.
-fn tell_both(from: Key, to: Key, by: &AssociationType, removed: bool) -> [Fact; 2] {
-    let (category, primary) = (by.category, by.rank == Rank::Primary);
-    let fact = |from, to, number| Fact::Association {
-        from,
-        to,
-        category,
-        number,
-        removed,
-        primary,
-    };
-    [fact(from, to, by.number), fact(to, from, by.inverse)]
+    fn source() -> Source {
+        Source {
+            kind: "CRM_UI".to_owned(),
+            id: None,
+        }
+    }
+
+    fn create(
+        state: &mut State,
+        object_type: TypeId,
+        properties: &[(&str, &str)],
+        now: i64,
+    ) -> Result<u64, ChangeError> {
+        let properties = properties
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let change = Change::Create {
+            object_type,
+            properties,
+        };
+        state
+            .apply(change, &source(), at(now))
+            .map(|applied| applied.id)
+    }
+
+    #[test]
+    fn the_time_of_update_is_that_of_the_last_value_that_changed() {
+        let mut state = State::new(1, 1, at(0));
+        let key = (
+            CONTACT,
+            create(&mut state, CONTACT, &[("city", "Graz")], 1_000).unwrap(),
+        );
+        let update = |value: &str| Change::Update {
+            key,
+            properties: BTreeMap::from([("city".to_owned(), value.to_owned())]),
+        };
+        assert!(
+            state
+                .apply(update("Graz"), &source(), at(2_000))
+                .unwrap()
+                .facts
+                .is_empty()
+        );
+        assert_eq!(
+            state.record(key).unwrap().updated_at(far_future()),
+            at(1_000)
+        );
+        assert_eq!(
+            state
+                .apply(update("Lyon"), &source(), at(3_000))
+                .unwrap()
+                .facts
+                .len(),
+            1
+        );
+        let record = state.record(key).unwrap();
+        assert_eq!(
+            (record.updated_at(at(2_999)), record.updated_at(at(3_000))),
+            (at(1_000), at(3_000))
+        );
+        assert_eq!(record.value("city", at(2_999)).as_deref(), Some("Graz"));
+    }
+
+    #[test]
+    fn a_unique_value_has_one_holder_until_it_is_given_up() {
+        let mut state = State::new(1, 1, at(0));
+        let email = [("email", "Ada@Example.com")];
+        let first = create(&mut state, CONTACT, &email, 1).unwrap();
+        let taken = create(&mut state, CONTACT, &[("email", "ada@example.com")], 2).unwrap_err();
+        assert_eq!(
+            taken,
+            ChangeError::Taken {
+                name: "email",
+                existing: first
+            }
+        );
+        state
+            .apply(
+                Change::Archive {
+                    key: (CONTACT, first),
+                },
+                &source(),
+                at(3),
+            )
+            .unwrap();
+        let second = create(&mut state, CONTACT, &email, 4).unwrap();
+        assert_eq!(
+            state
+                .by_unique(CONTACT, "email", "ADA@example.com")
+                .unwrap()
+                .id,
+            second
+        );
+        let restored = state.apply(
+            Change::Restore {
+                key: (CONTACT, first),
+            },
+            &source(),
+            at(5),
+        );
+        assert_eq!(
+            restored.unwrap_err(),
+            ChangeError::Taken {
+                name: "email",
+                existing: second
+            }
+        );
+    }
+
+    #[test]
+    fn a_chain_of_merges_leads_to_the_last_survivor_which_lists_all() {
+        let mut state = State::new(1, 1, at(0));
+        let ids: Vec<u64> = (1..=3)
+            .map(|now| create(&mut state, CONTACT, &[], now).unwrap())
+            .collect();
+        let mut merge = |primary, other| {
+            state
+                .apply(
+                    Change::Merge {
+                        object_type: CONTACT,
+                        primary,
+                        other,
+                    },
+                    &source(),
+                    at(9),
+                )
+                .unwrap()
+                .id
+        };
+        let first = merge(ids[0], ids[1]);
+        let last = merge(ids[2], first);
+        assert!(
+            ids.iter()
+                .chain([&first])
+                .all(|id| state.survivor((CONTACT, *id)) == last)
+        );
+        let survivor = state.record((CONTACT, last)).unwrap();
+        let listed = survivor
+            .value("hs_merged_object_ids", far_future())
+            .unwrap();
+        assert_eq!(listed, format!("{};{};{};{first}", ids[0], ids[1], ids[2]));
+        assert_eq!(survivor.created_at, at(1));
+    }
 }

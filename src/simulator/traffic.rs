@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::change::{Change, ChangeError, EdgeTypes};
 use super::portal::{Portal, Shared};
 use super::random::Random;
 use super::record::Source;
 use super::seed;
-use super::state::{Change, ChangeError, EdgeTypes, far_future};
+use super::state::far_future;
 use super::types::{COMPANY, CONTACT, DEAL, TICKET, TypeId};
 use super::words;
 

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::Reply;
+use crate::simulator::change::{Change, ChangeError, InvalidValue};
 use crate::simulator::limits::Refused;
-use crate::simulator::state::{Change, ChangeError, InvalidValue};
 use crate::simulator::types::{self, TypeId};
 
 pub(crate) fn error(status: u16, category: &str, message: &str) -> Reply {

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::change::{Applied, Change, Fact};
 use super::limits::Bucket;
 use super::options::Dials;
+use super::random::Random;
 use super::record::Source;
-use super::state::{Applied, Change, Fact, State};
+use super::state::State;
 use super::types::{self, ObjectType};
 use crate::event::Millis;
 
@@ -61,6 +63,9 @@ pub(crate) type Handled = Result<Reply, Reply>;
 /// A call being answered.
 pub(crate) struct Call<'a> {
     pub(crate) state: &'a mut State,
+    pub(crate) dice: &'a mut Random,
+    /// Whether the path is of the dated family.
+    pub(crate) dated: bool,
     pub(crate) method: &'a str,
     pub(crate) query: BTreeMap<String, String>,
     pub(crate) body: Value,
@@ -80,6 +85,11 @@ pub(crate) struct Call<'a> {
 pub(crate) struct Route<'p> {
     area: Area,
     rest: Vec<&'p str>,
+}
+
+/// Whether a path names its version by a date.
+pub(crate) fn is_dated(path: &str) -> bool {
+    path.split('/').any(dated)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

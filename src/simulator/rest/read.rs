@@ -155,7 +155,7 @@ pub(crate) fn batch_read(call: &mut Call<'_>, object_type: TypeId) -> Handled {
     } else {
         vec![missing_error(object_type, &missing)]
     };
-    call.state.random.shuffle(&mut results);
+    call.dice.shuffle(&mut results);
     Ok(batch(200, results, errors, call.now))
 }
 

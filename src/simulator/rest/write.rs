@@ -8,8 +8,9 @@ use super::associations::edge_types;
 use super::errors::{not_found, validation};
 use super::read::{Shown, find};
 use super::{Call, Handled, Reply, batch, id_of, no_route, text_of};
-use crate::simulator::state::Change;
-use crate::simulator::types::{self, CONTACT, TypeId};
+use crate::simulator::change::{Change, EdgeTypes, Key};
+use crate::simulator::state::far_future;
+use crate::simulator::types::{self, CONTACT, Category, TypeId};
 
 /// Records per batch write.
 const WRITE_MAX: usize = 100;
@@ -115,44 +116,52 @@ fn create_one(call: &mut Call<'_>, object_type: TypeId, input: &Value) -> Result
     let edges = input
         .get("associations")
         .and_then(Value::as_array)
-        .cloned()
+        .map(Vec::as_slice)
         .unwrap_or_default();
+    // All of it is checked before the record is made.
+    let edges: Vec<(Key, EdgeTypes)> = edges
+        .iter()
+        .map(|one| edge(call, object_type, one))
+        .collect::<Result<_, _>>()?;
     let id = call
         .apply(Change::Create {
             object_type,
             properties,
         })?
         .id;
-    for edge in edges {
-        associate(call, (object_type, id), &edge)?;
+    for (to, types) in edges {
+        call.apply(Change::Associate {
+            from: (object_type, id),
+            to,
+            types,
+        })?;
     }
     Ok(show(call, object_type, id, names))
 }
 
-/// The other type follows from the association type, as in HubSpot's API.
-fn associate(call: &mut Call<'_>, from: (TypeId, u64), edge: &Value) -> Result<(), Reply> {
+/// What a new record is to be associated with. The other type follows from the association type, as in HubSpot's API.
+fn edge(call: &Call<'_>, from: TypeId, edge: &Value) -> Result<(Key, EdgeTypes), Reply> {
     let to = edge
         .pointer("/to/id")
         .ok_or_else(|| validation("Some required fields were not set: [to]"))
         .and_then(id_of)?;
     let types = edge_types(edge.get("types").unwrap_or(&Value::Null))?;
-    let fits = |to: TypeId| {
-        types::associations(from.0, to)
+    let known = |kind: &(Category, u32), to| {
+        types::associations(from, to)
             .iter()
-            .any(|one| types.contains(&(one.category, one.number)))
+            .any(|one| (one.category, one.number) == *kind)
     };
-    let to_type = types::OBJECT_TYPES
-        .iter()
-        .map(|known| known.id)
-        .find(|to| fits(*to));
+    let fits = |to: &TypeId| types.iter().all(|kind| known(kind, *to));
+    let to_type = types::OBJECT_TYPES.iter().map(|known| known.id).find(fits);
     let to_type =
         to_type.ok_or_else(|| validation("One or more association types are not valid"))?;
-    call.apply(Change::Associate {
-        from,
-        to: (to_type, to),
-        types,
-    })
-    .map(|_| ())
+    let record = call
+        .state
+        .record((to_type, to))
+        .filter(|record| record.archived_at(far_future()).is_none());
+    record
+        .map(|_| ((to_type, to), types))
+        .ok_or_else(|| not_found("resource not found"))
 }
 
 fn update_one(
