@@ -258,11 +258,6 @@ macro_rules! contract {
     };
 }
 
-/// A node keeps the names of its quorum queues in a DETS table that it flushes after half a second without
-/// change (`ra_directory`, `auto_save`). Killed sooner after a declaration, it comes back without serving that
-/// queue, confirmed messages and all, so a crash in these tests comes later.
-const REGISTRY_FLUSH: Duration = Duration::from_secs(2);
-
 struct OnRabbitMq {
     /// `None`: the shared one, which must not be crashed.
     broker: Option<Arc<Broker>>,
@@ -288,6 +283,19 @@ impl OnRabbitMq {
         let broker = self.broker.as_deref().unwrap_or_else(|| broker::shared());
         options(broker, &self.prefix)
     }
+
+    /// Waits until the node would know the bus's queues after a crash.
+    async fn await_registered(&self) {
+        let broker = self.broker.clone().expect("a node of its own");
+        let partitions = (0..self.options().partitions).map(|n| format!("intake.{n}"));
+        let queues: Vec<String> = partitions
+            .chain(["dead.letters".to_owned()])
+            .map(|queue| format!("{}.{queue}", self.prefix))
+            .collect();
+        tokio::task::spawn_blocking(move || broker.await_registered(&queues))
+            .await
+            .unwrap();
+    }
 }
 
 impl Fixture for OnRabbitMq {
@@ -296,10 +304,10 @@ impl Fixture for OnRabbitMq {
     }
 
     fn crash(&self, bus: Arc<dyn Bus>) -> BoxFuture<'_, Arc<dyn Bus>> {
-        let broker = self.broker.clone().expect("a node of its own");
         Box::pin(async move {
             drop(bus);
-            tokio::time::sleep(REGISTRY_FLUSH).await;
+            self.await_registered().await;
+            let broker = self.broker.clone().expect("a node of its own");
             tokio::task::spawn_blocking(move || broker.restart())
                 .await
                 .unwrap();
@@ -331,6 +339,7 @@ mod on_rabbitmq {
     async fn a_broker_that_restarts_loses_nothing_that_was_confirmed() {
         let fixture = OnRabbitMq::own();
         let bus = fixture.open().await;
+        fixture.await_registered().await;
         let mut consumer = bus.consume(Queue::Partition(0), 20);
         let publisher = tokio::spawn(publish_through(bus.clone(), MESSAGES));
         let broker = fixture.broker.clone().unwrap();

@@ -12,9 +12,9 @@ use crate::helpers::bus::{destination, drain, options, start, to};
 /// Publishing at once: more than there are channels.
 const TASKS: usize = 24;
 /// Batches each task publishes.
-const BATCHES: usize = 5;
+const BATCHES: usize = 2;
 /// Messages in a batch: of ten, one goes nowhere, one to a queue that is full, eight to partitions.
-const BATCH: usize = 50;
+const BATCH: usize = 250;
 /// Bytes the small queue takes before it rejects.
 const SMALL: u64 = 300;
 
@@ -106,5 +106,28 @@ async fn copies_of_one_event_get_a_verdict_each() {
     );
     assert_eq!(bus.depth(Queue::Destination("a".into())).await, Ok(2));
     assert_eq!(bus.depth(Queue::Destination("b".into())).await, Ok(1));
+    bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_return_is_never_taken_for_its_neighbours() {
+    let bus = start(options(broker::shared(), &unique_prefix())).await;
+    let alternating = |n: usize| match n % 2 {
+        0 => Target::Partition(0),
+        _ => Target::Destination("nowhere".into()),
+    };
+    for round in 0..20 {
+        let batch: Vec<_> = (0..250)
+            .map(|n| to(alternating(n), &format!("{round}-{n}")))
+            .collect();
+        for (n, verdict) in bus.publish(batch).await.into_iter().enumerate() {
+            let expected = match n % 2 {
+                0 => Ok(()),
+                _ => Err(PublishError::Unroutable),
+            };
+            assert_eq!(verdict, expected, "message {n} of round {round}");
+        }
+    }
+    assert_eq!(bus.depth(Queue::Partition(0)).await, Ok(20 * 125));
     bus.close().await;
 }
