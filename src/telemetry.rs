@@ -172,7 +172,7 @@ mod tests {
     fn noisy_libraries_are_calm_until_they_are_named() {
         let log = || tracing::debug!(target: "lapin::channel", "a frame");
         assert_eq!(logged(LogFormat::Human, "debug", log), "");
-        assert!(logged(LogFormat::Human, "debug,lapin=debug", log).contains("a frame"));
+        assert!(logged(LogFormat::Human, "debug,lapin::channel=debug", log).contains("a frame"));
     }
 
     #[test]

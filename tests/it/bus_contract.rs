@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crm_relay::bus::embedded::{Embedded, EmbeddedError, EmbeddedOptions};
 use crm_relay::bus::rabbitmq::{RabbitMq, RabbitMqError, RabbitMqOptions};
 use crm_relay::bus::{Bus, Consumed, MESSAGE_BYTES_MAX, Outgoing, PublishError, Queue, Target};
 use crm_relay::event::{Millis, RoutingKey};
@@ -589,5 +590,57 @@ mod on_rabbitmq {
     }
 }
 
-// The embedded bus joins here: a fixture that opens `bus::embedded::Embedded` on a temporary folder, and
-// `contract! { … }` with every promise of the two lists above.
+/// The embedded bus on a folder of its own.
+struct OnEmbedded(tempfile::TempDir);
+
+impl OnEmbedded {
+    fn own() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// The store that was let go of unlocks in its own time.
+    async fn open_again(&self) -> Arc<dyn Bus> {
+        for _ in 0..500 {
+            let options = EmbeddedOptions {
+                data_dir: self.0.path().to_owned(),
+                partitions: 2,
+                publish_timeout: Duration::from_secs(5),
+            };
+            match Embedded::open(options, Arc::new(Metrics::new())) {
+                Err(EmbeddedError::InUse { .. }) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                opened => return Arc::new(opened.unwrap()),
+            }
+        }
+        panic!("the store stays locked");
+    }
+}
+
+impl Fixture for OnEmbedded {
+    fn open(&self) -> BoxFuture<'_, Arc<dyn Bus>> {
+        Box::pin(self.open_again())
+    }
+
+    fn crash(&self, bus: Arc<dyn Bus>) -> BoxFuture<'_, Arc<dyn Bus>> {
+        drop(bus);
+        Box::pin(self.open_again())
+    }
+}
+
+mod on_embedded {
+    use super::*;
+
+    contract! { OnEmbedded::own();
+        a_partition_is_consumed_in_the_order_it_was_confirmed_in,
+        a_message_arrives_as_it_was_sent,
+        what_no_queue_takes_is_an_error,
+        a_message_that_is_too_large_is_not_sent,
+        what_is_acknowledged_does_not_come_again,
+        what_failed_comes_again_and_counts,
+        what_is_not_settled_comes_again_after_the_consumer_closes,
+        one_consumer_is_active_and_hands_over_when_it_closes,
+        closing_the_bus_ends_consumers_and_publishes,
+        what_is_confirmed_survives_a_crash,
+    }
+}
