@@ -78,6 +78,8 @@ function isComplete(deal, data) {
 function checkDeal(deal, events) {
   const name = deal.properties.dealname;
   const seen = events.flatMap((event) => event.data.events).map((change) => change.hubspot_event_id);
+  const kinds = events.flatMap((event) => event.data.events).map((change) => change.kind);
+  check(`amqplib: the simulator's own notification of ${name} came`, kinds.includes('created'), kinds);
   check(`amqplib: every accepted event of ${name} came`, deal.accepted.every((id) => seen.includes(id)), seen);
   check(`amqplib: no refused event of ${name} came`, !deal.refused.some((id) => seen.includes(id)), seen);
   const last = events.at(-1)?.data;

@@ -78,6 +78,8 @@ def check_deal(deal, events):
     """Checks what came of one SDK's deal: `events` are the CloudEvents of it, in the queue's order."""
     name = deal["properties"]["dealname"]
     seen = [change.get("hubspot_event_id") for event in events for change in event.get_data()["events"]]
+    kinds = [change["kind"] for event in events for change in event.get_data()["events"]]
+    check(f"pika: the simulator's own notification of {name} came", "created" in kinds, kinds)
     check(f"pika: every accepted event of {name} came", set(deal["accepted"]) <= set(seen), seen)
     check(f"pika: no refused event of {name} came", not set(deal["refused"]) & set(seen), seen)
     last = events[-1].get_data() if events else None

@@ -30,8 +30,8 @@ install_packages() {
         made=yes
     fi
     local status=0
-    "${as_root[@]}" timeout "$install_seconds" apt-get update -qq &&
-        "${as_root[@]}" timeout "$install_seconds" env DEBIAN_FRONTEND=noninteractive \
+    "${as_root[@]}" timeout --foreground "$install_seconds" apt-get update -qq &&
+        "${as_root[@]}" timeout --foreground "$install_seconds" env DEBIAN_FRONTEND=noninteractive \
             apt-get install -y -qq --no-install-recommends "$@" >/dev/null || status=$?
     [ "$made" = no ] || "${as_root[@]}" rm -f "$policy"
     return "$status"
@@ -44,7 +44,7 @@ install_python() {
     unchanged requirements.txt && return
     rm -rf "$tools/venv"
     python3 -m venv "$tools/venv"
-    timeout "$install_seconds" "$tools/venv/bin/pip" install -q --disable-pip-version-check -r tests/interop/requirements.txt
+    timeout --foreground "$install_seconds" "$tools/venv/bin/pip" install -q --disable-pip-version-check -r tests/interop/requirements.txt
     cp tests/interop/requirements.txt "$tools/"
 }
 
@@ -52,7 +52,7 @@ install_node() {
     unchanged package-lock.json && return
     mkdir -p "$tools/npm"
     cp tests/interop/package.json tests/interop/package-lock.json tests/interop/.npmrc "$tools/npm/"
-    (cd "$tools/npm" && timeout "$install_seconds" npm ci --silent)
+    (cd "$tools/npm" && timeout --foreground "$install_seconds" npm ci --silent)
     cp tests/interop/package-lock.json "$tools/"
 }
 
@@ -61,5 +61,5 @@ mapfile -t packages < <(missing_packages)
 [ "${#packages[@]}" -eq 0 ] || install_packages "${packages[@]}"
 install_python
 install_node
-timeout "$build_seconds" cargo build --locked --quiet --bin crm-relay
-exec timeout "$run_seconds" "$tools/venv/bin/python" -B tests/interop/run.py "$target/debug/crm-relay" "$tools/npm/node_modules"
+timeout --foreground "$build_seconds" cargo build --locked --quiet --bin crm-relay
+exec timeout --foreground --kill-after=60 "$run_seconds" "$tools/venv/bin/python" -B tests/interop/run.py "$target/debug/crm-relay" "$tools/npm/node_modules"
