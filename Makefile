@@ -13,5 +13,8 @@ lint: ## what CI checks besides the tests
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
+interop: ## other people's clients: HubSpot's SDKs, pika, amqplib, CloudEvents; installs them if missing
+	tests/interop/run.sh
+
 bench: ## throughput of the receiver, and API calls per thousand events
 	cargo bench --bench throughput
