@@ -19,24 +19,6 @@ missing_packages() {
     command -v npm >/dev/null || echo npm
 }
 
-install_packages() {
-    local as_root=()
-    [ "$(id -u)" -eq 0 ] || as_root=(sudo)
-    # Without this the package starts a broker of its own, which nobody asked for.
-    local policy=/usr/sbin/policy-rc.d made=no
-    if [ ! -e "$policy" ]; then
-        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
-        "${as_root[@]}" chmod +x "$policy"
-        made=yes
-    fi
-    local status=0
-    "${as_root[@]}" timeout --foreground "$install_seconds" apt-get update -qq &&
-        "${as_root[@]}" timeout --foreground "$install_seconds" env DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y -qq --no-install-recommends "$@" >/dev/null || status=$?
-    [ "$made" = no ] || "${as_root[@]}" rm -f "$policy"
-    return "$status"
-}
-
 # Whether a file of ours is as it was when its packages were installed.
 unchanged() { cmp -s "tests/interop/$1" "$tools/$1"; }
 
@@ -58,7 +40,7 @@ install_node() {
 
 mkdir -p "$tools"
 mapfile -t packages < <(missing_packages)
-[ "${#packages[@]}" -eq 0 ] || install_packages "${packages[@]}"
+[ "${#packages[@]}" -eq 0 ] || tests/apt-install.sh "${packages[@]}"
 install_python
 install_node
 timeout --foreground "$build_seconds" cargo build --locked --quiet --bin crm-relay
