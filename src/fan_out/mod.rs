@@ -272,6 +272,12 @@ impl FanOut {
             .map(|(slot, _)| (slot.0, slot.1))
             .collect();
         self.count_letters(&slots, &verdicts);
+        let (_, destination, error) = open[0];
+        tracing::warn!(
+            copies = open.len(),
+            destination = %self.destinations[destination].name,
+            "copies become dead letters, the first because {error}"
+        );
         for (place, destination, _) in open {
             items[place].note_dead(destination, !failed.contains(&(place, destination)));
         }
