@@ -197,7 +197,7 @@ impl Portal {
         if known.is_some_and(|definitions| definitions.get(property_name).is_none())
             && let Some(cached) = self.shared.definitions.get_mut(object_type_id)
         {
-            cached.forget_older_than(DEFINITIONS_AGE_MIN, now);
+            cached.outdate_older_than(DEFINITIONS_AGE_MIN, now);
         }
     }
 
@@ -483,7 +483,7 @@ impl Portal {
         }
         let definitions = self.shared.definitions.entry(of.clone()).or_default();
         let due = definitions.is_due(DEFINITIONS_TTL, ctx.now);
-        let known = definitions.get().is_some();
+        let known = definitions.is_usable();
         if due {
             definitions.loading = true;
             return Some(Request::Definitions(of.clone()));

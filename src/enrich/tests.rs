@@ -956,6 +956,32 @@ fn nothing_that_leads_to_an_erased_record_reads_it() {
 }
 
 #[test]
+fn an_unknown_property_does_not_untype_records_under_way() {
+    let mut world = World::new();
+    world.record("1", 5, &[("hubspot_owner_id", "1"), ("second_owner", "2")]);
+    world.record("2", 5, &[]);
+    world.deliver(vec![changed("1", 1, "")]);
+    world.settle();
+    world.run_for(Duration::from_secs(60));
+    world.deliver(vec![changed("1", 6, "")]);
+    let mut unknown = changed("2", 7, "");
+    if let EventBody::Object(ObjectEvent {
+        change: ObjectChange::PropertyChanged { property_name, .. },
+        ..
+    }) = &mut unknown.body
+    {
+        *property_name = "brand_new".into();
+    }
+    unknown.id = changed("2", 8, "").id;
+    world.deliver(vec![unknown]);
+    world.settle();
+    assert_eq!(world.calls_to("properties"), 2);
+    for message in world.messages.iter().filter(|m| m.subject == "contact/1") {
+        assert_eq!(message.data.owners.len(), 2, "found by the definitions");
+    }
+}
+
+#[test]
 fn events_that_name_no_record_go_out_unread() {
     let mut world = World::new();
     let mut conversation = changed("77", 1, "OPEN");
