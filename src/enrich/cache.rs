@@ -32,6 +32,8 @@ pub struct Cached<T> {
     value: Option<Result<T, Problem>>,
     read_at: Millis,
     pub loading: bool,
+    /// Whether it is known to lack something, whatever its age.
+    outdated: bool,
 }
 
 impl<T> Default for Cached<T> {
@@ -40,6 +42,7 @@ impl<T> Default for Cached<T> {
             value: None,
             read_at: Millis::default(),
             loading: false,
+            outdated: false,
         }
     }
 }
@@ -56,7 +59,7 @@ impl<T> Cached<T> {
         !self.loading
             && match &self.value {
                 None => true,
-                Some(Ok(_)) => age >= ttl,
+                Some(Ok(_)) => self.outdated || age >= ttl,
                 Some(Err(_)) => age >= PROBLEM_TTL,
             }
     }
@@ -65,13 +68,19 @@ impl<T> Cached<T> {
         self.value = Some(value);
         self.read_at = now;
         self.loading = false;
+        self.outdated = false;
     }
 
-    /// Forgets the value, if it is at least `age` old.
-    pub fn forget_older_than(&mut self, age: Duration, now: Millis) {
+    /// Has the value read again, if it is at least `age` old. Until then the old one serves what is under way.
+    pub fn outdate_older_than(&mut self, age: Duration, now: Millis) {
         if !self.loading && now.since(self.read_at) >= age {
-            self.value = None;
+            self.outdated = true;
         }
+    }
+
+    /// What new reads may begin with: neither missing nor outdated.
+    pub fn is_usable(&self) -> bool {
+        self.value.is_some() && !self.outdated
     }
 }
 

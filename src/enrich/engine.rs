@@ -361,7 +361,7 @@ impl Engine {
 
     /// Everything that is not on its way to the destinations is dropped: it comes again. What is on its way
     /// stays known, so that its repeat is recognised; unless only a part of it is, since the repeat must
-    /// then make up for the rest.
+    /// then make up for the rest, and the confirm of the part that is must not count for the repeat.
     fn lost(&mut self) {
         self.deliveries.clear();
         let mut on_their_way: HashMap<EventId, usize> = HashMap::new();
@@ -372,6 +372,9 @@ impl Engine {
             live.deliveries.clear();
             on_their_way.get(id) == Some(&live.parts)
         });
+        for portal in self.portals.values_mut() {
+            portal.keep_on_their_way(|id| self.live.contains_key(id));
+        }
     }
 
     /// Moves what the portals want done into outputs.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::event::{
     AssociationLabel, DeadLetter, DeadLetterReason, EnrichedEvent, EnrichmentPart,
-    EnrichmentProblem, Event, EventBody, Millis, ObjectChange, ObjectEvent, ObjectId, ObjectTypeId,
-    OwnerId, PortalId, ProblemReason, Stage, Tombstone, TombstoneReason, Version,
+    EnrichmentProblem, Event, EventBody, EventId, Millis, ObjectChange, ObjectEvent, ObjectId,
+    ObjectTypeId, OwnerId, PortalId, ProblemReason, Stage, Tombstone, TombstoneReason, Version,
 };
 use crate::hubspot::call::{
     Answer, Answered, AssociationInput, AssociationPage, CallError, LimitClass,
@@ -197,7 +197,7 @@ impl Portal {
         if known.is_some_and(|definitions| definitions.get(property_name).is_none())
             && let Some(cached) = self.shared.definitions.get_mut(object_type_id)
         {
-            cached.forget_older_than(DEFINITIONS_AGE_MIN, now);
+            cached.outdate_older_than(DEFINITIONS_AGE_MIN, now);
         }
     }
 
@@ -290,8 +290,13 @@ impl Portal {
         }
     }
 
-    /// Puts an event at the end of its record's lane, in the job that waits there if that takes it.
+    /// Puts an event at the end of its record's lane, in the job that waits there if that takes it. An
+    /// erased record is not read, whichever way an event leads to it.
     fn append(&mut self, key: Key, event: Event, work: Work, ctx: &mut Context<'_>) {
+        if matches!(work, Work::Read(_)) && self.is_erased(&key) {
+            ctx.effects.end(&event.id, Ending::Purged);
+            return;
+        }
         let lane = self.lanes.entry(key.clone()).or_default();
         match lane.waiting.back_mut() {
             Some(last) if matches!(work, Work::Read(_)) && last.takes(&event) => {
@@ -478,7 +483,7 @@ impl Portal {
         }
         let definitions = self.shared.definitions.entry(of.clone()).or_default();
         let due = definitions.is_due(DEFINITIONS_TTL, ctx.now);
-        let known = definitions.get().is_some();
+        let known = definitions.is_usable();
         if due {
             definitions.loading = true;
             return Some(Request::Definitions(of.clone()));
@@ -957,7 +962,12 @@ impl Portal {
         match record {
             Some(record) if record.id != key.1 => {
                 let survivor = (key.0.clone(), record.id);
-                self.follow(key, &survivor, ctx);
+                if self.survivor(survivor.clone()) == *key {
+                    // The merges we were told of lead back here: following them would never end.
+                    self.conclude_record(key, job, RecordOutcome::Missing, ctx);
+                } else {
+                    self.follow(key, &survivor, ctx);
+                }
             }
             // It is there after all: read it as the others are read.
             Some(_) if self.reread(key, job, ctx) => {}
@@ -1333,7 +1343,7 @@ impl Portal {
 
     /// Drops all work that has not reached the publisher: its events come again. Returns the ids of the
     /// events whose messages are on their way.
-    pub fn lost(&mut self) -> Vec<crate::event::EventId> {
+    pub fn lost(&mut self) -> Vec<EventId> {
         self.to_read.clear();
         self.to_associate.clear();
         self.turns.clear();
@@ -1353,6 +1363,19 @@ impl Portal {
             }
         });
         on_their_way
+    }
+
+    /// Lets the messages on their way end the events that `keep` knows, and no others.
+    pub fn keep_on_their_way(&mut self, keep: impl Fn(&EventId) -> bool) {
+        for lane in self.lanes.values_mut() {
+            if let Some(Job {
+                work: Work::Publishing(ids),
+                ..
+            }) = &mut lane.active
+            {
+                ids.retain(&keep);
+            }
+        }
     }
 
     /// The reads of the job under way at `key`, if it is still that job.

@@ -912,6 +912,76 @@ fn a_loss_in_the_middle_of_a_merge_loses_no_part_of_it() {
 }
 
 #[test]
+fn a_confirm_from_before_a_loss_does_not_settle_a_repeat_too_early() {
+    let mut world = World::new();
+    world.record("3", 100, &[]);
+    world.confirm = false;
+    let merge = merged("3", &["1", "2"], 2);
+    world.deliver(vec![merge.clone()]);
+    world.tell(Input::Lost);
+    world.deliver(vec![merge]);
+    for _ in 0..4 {
+        for (publish, ending) in std::mem::take(&mut world.unconfirmed) {
+            world.tell(Input::Published { publish, ending });
+        }
+    }
+    assert!(world.acked.is_empty(), "the survivor is still being read");
+    world.confirm = true;
+    world.settle();
+    assert_eq!(world.acked, [2]);
+    assert!(world.engine.is_idle());
+}
+
+#[test]
+fn merges_that_contradict_hubspot_do_not_read_in_a_circle() {
+    let mut world = World::new();
+    world.record("3", 100, &[]);
+    world.model.merged.insert("1".into(), "3".into());
+    world.deliver(vec![merged("1", &["3"], 2)]);
+    world.settle();
+    assert_eq!(world.acked, [1]);
+    assert!(world.calls_to("object") <= 2);
+}
+
+#[test]
+fn nothing_that_leads_to_an_erased_record_reads_it() {
+    let mut world = World::new();
+    world.record("3", 100, &[("email", "a@b.c")]);
+    world.model.merged.insert("1".into(), "3".into());
+    world.deliver(vec![event(PORTAL, "3", 1, ObjectChange::PrivacyDeleted)]);
+    world.deliver(vec![changed("1", 1, "a@b.c"), merged("3", &["2"], 2)]);
+    world.settle();
+    assert!(world.messages.iter().all(|m| m.data.record.is_none()));
+    assert_eq!(world.acked.len(), 2);
+}
+
+#[test]
+fn an_unknown_property_does_not_untype_records_under_way() {
+    let mut world = World::new();
+    world.record("1", 5, &[("hubspot_owner_id", "1"), ("second_owner", "2")]);
+    world.record("2", 5, &[]);
+    world.deliver(vec![changed("1", 1, "")]);
+    world.settle();
+    world.run_for(Duration::from_secs(60));
+    world.deliver(vec![changed("1", 6, "")]);
+    let mut unknown = changed("2", 7, "");
+    if let EventBody::Object(ObjectEvent {
+        change: ObjectChange::PropertyChanged { property_name, .. },
+        ..
+    }) = &mut unknown.body
+    {
+        *property_name = "brand_new".into();
+    }
+    unknown.id = changed("2", 8, "").id;
+    world.deliver(vec![unknown]);
+    world.settle();
+    assert_eq!(world.calls_to("properties"), 2);
+    for message in world.messages.iter().filter(|m| m.subject == "contact/1") {
+        assert_eq!(message.data.owners.len(), 2, "found by the definitions");
+    }
+}
+
+#[test]
 fn events_that_name_no_record_go_out_unread() {
     let mut world = World::new();
     let mut conversation = changed("77", 1, "OPEN");
