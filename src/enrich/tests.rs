@@ -1008,6 +1008,8 @@ enum Step {
     Pass(u16),
     Fault(u8),
     Lose,
+    /// From here on the destinations confirm nothing, or everything again.
+    Confirm(bool),
     Update(u8, u16),
 }
 
@@ -1017,6 +1019,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (1_u16..2_000).prop_map(Step::Pass),
         1 => (0_u8..6).prop_map(Step::Fault),
         1 => Just(Step::Lose),
+        2 => any::<bool>().prop_map(Step::Confirm),
         2 => (0_u8..12, any::<u16>()).prop_map(|(id, ms)| Step::Update(id, ms)),
     ];
     prop::collection::vec(step, 1..40)
@@ -1097,6 +1100,8 @@ proptest! {
                     alive.insert(delivery, events);
                 }
                 Step::Pass(ms) => world.run_for(Duration::from_millis(ms.into())),
+                Step::Confirm(true) => world.confirm_all(),
+                Step::Confirm(false) => world.confirm = false,
                 Step::Fault(kind) => world.model.faults.push_back(fault(kind)),
                 Step::Update(id, ms) => {
                     if let Some(record) = world.model.records.get_mut(&id.to_string()) {
@@ -1114,6 +1119,8 @@ proptest! {
                 }
             }
         }
+        world.run_for(Duration::from_secs(3_600));
+        world.confirm_all();
         world.run_for(Duration::from_secs(3_600));
         prop_assert!(world.engine.is_idle());
         prop_assert_eq!(world.model.over_limit, 0);

@@ -25,6 +25,35 @@ pub(super) struct Parts {
     budgets: Mutex<Vec<EngineStats>>,
 }
 
+/// Messages that are tried together.
+pub(super) struct Round {
+    ids: Vec<PublishId>,
+    events: Vec<EnrichedEvent>,
+    /// Wait before they are tried; none the first time.
+    delay: Duration,
+}
+
+/// What came of a round.
+#[derive(Default)]
+pub(super) struct Delivered {
+    /// What the engine is told.
+    pub(super) inputs: Vec<Input>,
+    /// What was not confirmed.
+    pub(super) again: Option<Round>,
+}
+
+impl Round {
+    /// The first try.
+    pub(super) fn first(messages: impl Iterator<Item = (PublishId, EnrichedEvent)>) -> Self {
+        let (ids, events) = messages.unzip();
+        Self {
+            ids,
+            events,
+            delay: Duration::ZERO,
+        }
+    }
+}
+
 impl Parts {
     pub(super) fn new(
         bus: Arc<dyn Bus>,
@@ -42,37 +71,33 @@ impl Parts {
         }
     }
 
-    /// Delivers every message, again and again until it is confirmed.
-    pub(super) async fn deliver(&self, batch: Vec<(PublishId, EnrichedEvent)>) -> Vec<Input> {
-        let (ids, mut left): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        for event in &left {
-            self.count(event);
+    /// Delivers every message once: what was confirmed, and what has to be tried again. A destination in
+    /// trouble so holds back the messages it wants, and no others.
+    pub(super) async fn deliver(&self, round: Round) -> Delivered {
+        tokio::time::sleep(round.delay).await;
+        if round.delay.is_zero() {
+            round.events.iter().for_each(|event| self.count(event));
         }
-        let mut left_ids = ids;
-        let mut inputs = Vec::with_capacity(left.len());
-        let mut delay = RETRY_MIN;
-        loop {
-            let outcomes = self.fan_out.deliver(left.clone()).await;
-            let mut failed = (Vec::new(), Vec::new());
-            for ((publish, event), outcome) in left_ids.into_iter().zip(left).zip(outcomes) {
-                match outcome {
-                    Ok(outcome) => inputs.push(Input::Published {
-                        publish,
-                        ending: ending_of(&outcome),
-                    }),
-                    Err(_) => {
-                        failed.0.push(publish);
-                        failed.1.push(event);
-                    }
-                }
+        let outcomes = self.fan_out.deliver(round.events.clone()).await;
+        let mut delivered = Delivered::default();
+        let mut failed = (Vec::new(), Vec::new());
+        for ((publish, event), outcome) in round.ids.into_iter().zip(round.events).zip(outcomes) {
+            if let Ok(outcome) = outcome {
+                let ending = ending_of(&outcome);
+                delivered.inputs.push(Input::Published { publish, ending });
+            } else {
+                failed.0.push(publish);
+                failed.1.push(event);
             }
-            (left_ids, left) = failed;
-            if left.is_empty() {
-                return inputs;
-            }
-            tokio::time::sleep(delay).await;
-            delay = (delay * 2).min(RETRY_MAX);
         }
+        if !failed.0.is_empty() {
+            delivered.again = Some(Round {
+                ids: failed.0,
+                events: failed.1,
+                delay: (round.delay * 2).clamp(RETRY_MIN, RETRY_MAX),
+            });
+        }
+        delivered
     }
 
     /// The smallest budget over all partitions; -1 where none was learnt.

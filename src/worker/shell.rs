@@ -23,7 +23,7 @@ use crate::enrich::{
 use crate::event::{Batch, DeadLetter, DeadLetterReason, EnrichedEvent, Millis, PortalId, Stage};
 use crate::hubspot::call::{Answered, Call};
 
-use super::parts::Parts;
+use super::parts::{Delivered, Parts, Round};
 
 /// The longest a shell sleeps when its engine has no reason to wake.
 const TICK_MAX: Duration = Duration::from_secs(1);
@@ -83,6 +83,8 @@ impl Clock {
 enum Done {
     /// The engine is told.
     Tell(Vec<Input>),
+    /// Messages were tried.
+    Delivered(Delivered),
     /// A message that never was a batch is taken care of.
     Acknowledge(DeliveryId),
 }
@@ -119,8 +121,12 @@ impl Shell {
                 Wake::Consumed(Some(Consumed::Delivery(delivery))) => self.take(delivery),
                 Wake::Consumed(Some(Consumed::Lost)) => self.lost(),
                 Wake::Consumed(None) => self.consumer = None,
-                Wake::Done(Done::Tell(inputs)) => {
-                    inputs.into_iter().for_each(|input| self.tell(input))
+                Wake::Done(Done::Tell(inputs)) => self.tell_all(inputs),
+                Wake::Done(Done::Delivered(delivered)) => {
+                    if let Some(round) = delivered.again {
+                        self.deliver(round);
+                    }
+                    self.tell_all(delivered.inputs);
                 }
                 Wake::Done(Done::Acknowledge(delivery)) => self.acknowledge(delivery),
                 Wake::Time => self.tell(Input::Tick),
@@ -220,6 +226,10 @@ impl Shell {
         self.tell(Input::Lost);
     }
 
+    fn tell_all(&mut self, inputs: Vec<Input>) {
+        inputs.into_iter().for_each(|input| self.tell(input));
+    }
+
     /// Hands the engine what happened, and does what it says.
     fn tell(&mut self, input: Input) {
         for output in self.engine.handle(self.clock.now(), input) {
@@ -276,13 +286,18 @@ impl Shell {
     /// Messages that became ready together go to the destinations together.
     fn publish_gathered(&mut self) {
         while !self.to_publish.is_empty() {
-            let rest = self.to_publish.len().min(DELIVERY_BATCH_MAX);
-            let batch: Vec<_> = self.to_publish.drain(..rest).collect();
-            let parts = self.parts.clone();
-            self.under_way.push(Box::pin(
-                async move { Done::Tell(parts.deliver(batch).await) },
-            ));
+            let count = self.to_publish.len().min(DELIVERY_BATCH_MAX);
+            let round = Round::first(self.to_publish.drain(..count));
+            self.deliver(round);
         }
+    }
+
+    fn deliver(&self, round: Round) {
+        let parts = self.parts.clone();
+        self.under_way.push(Box::pin(async move {
+            let delivered = parts.deliver(round).await;
+            Done::Delivered(delivered)
+        }));
     }
 
     fn report(&mut self) {

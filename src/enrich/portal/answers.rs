@@ -1,0 +1,571 @@
+//! Answers come: what was read, and what to do when it was not.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::enrich::cache::{OWNER_PAGES_MAX, Problem};
+use crate::enrich::fresh;
+use crate::enrich::health::{Health, UNAUTHORIZED_PROBE};
+use crate::enrich::job::{Job, JobId, Key, PagesState, Reading, RecordOutcome, Work};
+use crate::enrich::request::{Group, Request};
+use crate::enrich::typed::Definitions;
+use crate::event::{
+    AssociationLabel, DeadLetter, DeadLetterReason, EnrichmentPart, EnrichmentProblem, Millis,
+    ObjectId, ObjectTypeId, OwnerId, ProblemReason, Stage,
+};
+use crate::hubspot::call::{
+    Answer, Answered, AssociationInput, AssociationPage, CallError, RecordRead,
+};
+
+use super::{Context, Portal};
+
+/// The most pages of associations read of one record to one type; beyond, the message says `truncated`.
+pub const ASSOCIATION_PAGES_MAX: u32 = 20;
+/// The least wait after 423, "locked".
+const LOCKED_DELAY_MIN: Duration = Duration::from_secs(2);
+/// The wait after 477 ("being migrated") that does not say how long.
+const MIGRATION_DELAY: Duration = Duration::from_secs(60);
+
+impl Portal {
+    /// Takes an answer in.
+    pub(in crate::enrich) fn answered(
+        &mut self,
+        request: Request,
+        sent_at: Millis,
+        answered: Answered,
+        ctx: &mut Context<'_>,
+    ) {
+        self.in_flight -= 1;
+        if let Some(group) = request.group()
+            && let Some(count) = self.groups_in_flight.get_mut(&group)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.groups_in_flight.remove(&group);
+            }
+        }
+        let class = request.limit_class();
+        self.budget
+            .answered(class, sent_at, ctx.now, &answered.limits);
+        match answered.result {
+            Ok(answer) => {
+                self.health = Health::Ready;
+                self.apply(request, answer, ctx);
+            }
+            Err(error) => self.failed(request, error, ctx),
+        }
+    }
+
+    /// Every row of the table of what HubSpot answers when it does not answer.
+    pub(super) fn failed(&mut self, request: Request, error: CallError, ctx: &mut Context<'_>) {
+        match error {
+            CallError::RateLimited {
+                policy,
+                retry_after,
+            } => {
+                self.budget.refused(policy, retry_after, ctx.now);
+                self.ready.push_front(request);
+            }
+            CallError::Locked {
+                status,
+                retry_after,
+            } => {
+                let delay = match status {
+                    423 => retry_after.unwrap_or_default().max(LOCKED_DELAY_MIN),
+                    _ => retry_after.unwrap_or(MIGRATION_DELAY),
+                };
+                self.budget.pause(ctx.now.after(delay));
+                self.ready.push_front(request);
+            }
+            CallError::Unavailable { .. }
+            | CallError::TimedOut
+            | CallError::Disconnected
+            | CallError::Unreadable { .. } => {
+                self.health = self.health.failed(ctx.now, ctx.effects.jitter());
+                self.ready.push_front(request);
+            }
+            CallError::Unauthorized => {
+                if self.health != Health::Refreshing {
+                    self.health = Health::Refreshing;
+                    ctx.effects.refresh_token(&self.id);
+                }
+                self.ready.push_front(request);
+            }
+            CallError::NoToken => {
+                self.refuse(request, DeadLetterReason::UnknownPortal, &error, ctx)
+            }
+            CallError::Forbidden { missing_scopes } => {
+                let problem = Problem {
+                    reason: ProblemReason::Forbidden,
+                    missing_scopes,
+                };
+                self.forbid(request, &problem, ctx);
+            }
+            CallError::Refused { .. } => match request.split() {
+                Some((first, second)) => {
+                    self.ready.push_front(second);
+                    self.ready.push_front(first);
+                }
+                None => self.refuse(request, DeadLetterReason::RefusedByHubspot, &error, ctx),
+            },
+        }
+    }
+
+    /// The token was read again. If it is the same, the portal waits for someone to mend it.
+    pub(in crate::enrich) fn token_refreshed(&mut self, changed: bool, now: Millis) {
+        if self.health == Health::Refreshing {
+            self.health = if changed {
+                Health::Ready
+            } else {
+                Health::Paused {
+                    until: now.after(UNAUTHORIZED_PROBE),
+                }
+            };
+        }
+    }
+
+    /// A request that HubSpot refuses for good: its jobs become dead letters; a part goes missing.
+    pub(super) fn refuse(
+        &mut self,
+        request: Request,
+        reason: DeadLetterReason,
+        error: &CallError,
+        ctx: &mut Context<'_>,
+    ) {
+        let refused = Problem {
+            reason: ProblemReason::Refused,
+            missing_scopes: Vec::new(),
+        };
+        match request {
+            Request::Records {
+                object_type_id,
+                ids,
+                ..
+            } => {
+                for (id, job) in ids {
+                    self.bury(&(object_type_id.clone(), id), job, reason, error, ctx);
+                }
+            }
+            Request::Single {
+                object_type_id,
+                id,
+                job,
+            } => {
+                self.bury(&(object_type_id, id), job, reason, error, ctx);
+            }
+            other => self.forbid(other, &refused, ctx),
+        }
+    }
+
+    /// The job's events become a dead letter.
+    pub(super) fn bury(
+        &mut self,
+        key: &Key,
+        job: JobId,
+        reason: DeadLetterReason,
+        error: &CallError,
+        ctx: &mut Context<'_>,
+    ) {
+        if self.reading(key, job).is_none() {
+            return;
+        }
+        let Some(job) = self.lanes.get_mut(key).and_then(|lane| lane.active.take()) else {
+            return;
+        };
+        let ids = job.events.iter().map(|event| event.id.clone()).collect();
+        let letter = DeadLetter::new(Stage::Enrich, reason, error.to_string(), ctx.now)
+            .with_events(job.events);
+        ctx.effects.bury(&self.id, key, letter);
+        self.assembling.remove(key);
+        self.lanes.entry(key.clone()).or_default().active = Some(Job {
+            id: job.id,
+            events: Vec::new(),
+            work: Work::Publishing(ids),
+        });
+    }
+
+    /// A part that may not be read.
+    pub(super) fn forbid(&mut self, request: Request, problem: &Problem, ctx: &mut Context<'_>) {
+        match request {
+            Request::Records {
+                object_type_id,
+                ids,
+                ..
+            } => {
+                for (id, job) in ids {
+                    let scopes = problem.missing_scopes.clone();
+                    let key = (object_type_id.clone(), id);
+                    self.conclude_record(&key, job, RecordOutcome::Forbidden(scopes), ctx);
+                }
+            }
+            Request::Single {
+                object_type_id,
+                id,
+                job,
+            } => {
+                let scopes = problem.missing_scopes.clone();
+                let key = (object_type_id, id);
+                self.conclude_record(&key, job, RecordOutcome::Forbidden(scopes), ctx);
+            }
+            Request::Associations { from, to, inputs } => {
+                for (input, job) in inputs {
+                    self.fail_associations(&(from.clone(), input.id), job, &to, problem, ctx);
+                }
+            }
+            Request::Definitions(of) => {
+                self.shared
+                    .definitions
+                    .entry(of)
+                    .or_default()
+                    .set(Err(problem.clone()), ctx.now);
+            }
+            Request::Pipelines(of) => {
+                self.shared
+                    .pipelines
+                    .entry(of)
+                    .or_default()
+                    .set(Err(problem.clone()), ctx.now);
+                self.advance_assembling(ctx);
+            }
+            Request::OwnerPage { .. } => {
+                self.shared.owners.listed(Err(problem.clone()), ctx.now);
+                self.advance_assembling(ctx);
+            }
+            Request::Owner { id, .. } => self.owner_answered(id, true, None, ctx),
+        }
+    }
+
+    /// Takes what was read in.
+    pub(super) fn apply(&mut self, request: Request, answer: Answer, ctx: &mut Context<'_>) {
+        match (request, answer) {
+            (
+                Request::Records {
+                    object_type_id,
+                    ids,
+                    ..
+                },
+                Answer::Records {
+                    records,
+                    completed_at,
+                },
+            ) => self.apply_records(&object_type_id, ids, records, completed_at, ctx),
+            (
+                Request::Single {
+                    object_type_id,
+                    id,
+                    job,
+                },
+                Answer::Record {
+                    record,
+                    completed_at,
+                },
+            ) => self.apply_single(&(object_type_id, id), job, record, completed_at, ctx),
+            (Request::Associations { from, to, inputs }, Answer::Associations(pages)) => {
+                self.apply_associations(&from, &to, inputs, pages, ctx);
+            }
+            (Request::Definitions(of), Answer::Properties(definitions)) => {
+                let definitions: Definitions = definitions.into_iter().collect();
+                self.shared
+                    .definitions
+                    .entry(of)
+                    .or_default()
+                    .set(Ok(definitions), ctx.now);
+            }
+            (Request::Pipelines(of), Answer::Pipelines(pipelines)) => {
+                self.shared
+                    .pipelines
+                    .entry(of)
+                    .or_default()
+                    .set(Ok(pipelines), ctx.now);
+                self.advance_assembling(ctx);
+            }
+            (Request::OwnerPage { archived, .. }, Answer::Owners { owners, after }) => {
+                owners
+                    .into_iter()
+                    .for_each(|owner| self.shared.owners.insert(owner));
+                self.continue_owner_list(archived, after, ctx);
+            }
+            (Request::Owner { id, archived }, Answer::Owner(owner)) => {
+                self.owner_answered(id, archived, owner, ctx);
+            }
+            (request, _) => {
+                debug_assert!(false, "an answer of another kind to {request:?}");
+                self.ready.push_front(request);
+            }
+        }
+    }
+
+    pub(super) fn apply_records(
+        &mut self,
+        of: &ObjectTypeId,
+        ids: Vec<(ObjectId, JobId)>,
+        records: Vec<RecordRead>,
+        completed_at: Millis,
+        ctx: &mut Context<'_>,
+    ) {
+        let mut found: HashMap<ObjectId, RecordRead> = records
+            .into_iter()
+            .map(|record| (record.id.clone(), record))
+            .collect();
+        for (id, job) in ids {
+            let record = found.remove(&id);
+            let key = (of.clone(), id);
+            let Some(reading) = self.reading(&key, job) else {
+                continue;
+            };
+            reading.completed_at = Some(completed_at);
+            match record {
+                Some(record) => self.found(&key, job, record, ctx),
+                None => self.not_found(&key, job, completed_at, ctx),
+            }
+        }
+    }
+
+    /// A record was read: it is good unless it is older than the events that led to the read.
+    pub(super) fn found(
+        &mut self,
+        key: &Key,
+        job: JobId,
+        record: RecordRead,
+        ctx: &mut Context<'_>,
+    ) {
+        let definitions = self.shared.definitions_of(&key.0);
+        let events = self.lanes[key]
+            .active
+            .as_ref()
+            .map_or(&[][..], |job| &job.events);
+        let stale = fresh::is_stale(&record, events, definitions);
+        if stale && self.reread(key, job, ctx) {
+            return;
+        }
+        if let Some(reading) = self.reading(key, job) {
+            reading.stale = stale;
+        }
+        self.conclude_record(key, job, RecordOutcome::Found(record), ctx);
+    }
+
+    /// A record was not there: it may still appear, or have been merged away.
+    pub(super) fn not_found(
+        &mut self,
+        key: &Key,
+        job: JobId,
+        completed_at: Millis,
+        ctx: &mut Context<'_>,
+    ) {
+        let events = self.lanes[key]
+            .active
+            .as_ref()
+            .map_or(&[][..], |job| &job.events);
+        if fresh::may_still_appear(events, completed_at) && self.reread(key, job, ctx) {
+            return;
+        }
+        let Some(reading) = self.reading(key, job) else {
+            return;
+        };
+        if std::mem::replace(&mut reading.asked_singly, true) {
+            self.conclude_record(key, job, RecordOutcome::Missing, ctx);
+        } else {
+            self.ready.push_back(Request::Single {
+                object_type_id: key.0.clone(),
+                id: key.1.clone(),
+                job,
+            });
+        }
+    }
+
+    /// Reads a record again in a while; `false` when that was done often enough.
+    pub(super) fn reread(&mut self, key: &Key, job: JobId, ctx: &mut Context<'_>) -> bool {
+        let Some(reading) = self.reading(key, job) else {
+            return false;
+        };
+        if reading.rereads >= fresh::REREADS_MAX {
+            return false;
+        }
+        let at = ctx.now.after(fresh::reread_delay(reading.rereads));
+        reading.rereads += 1;
+        reading.awaits_reread = true;
+        self.rereads.entry(at).or_default().push((key.clone(), job));
+        true
+    }
+
+    pub(super) fn apply_single(
+        &mut self,
+        key: &Key,
+        job: JobId,
+        record: Option<RecordRead>,
+        completed_at: Millis,
+        ctx: &mut Context<'_>,
+    ) {
+        let Some(reading) = self.reading(key, job) else {
+            return;
+        };
+        reading.completed_at = Some(completed_at);
+        match record {
+            Some(record) if record.id != key.1 => {
+                let survivor = (key.0.clone(), record.id);
+                if self.survivor(survivor.clone()) == *key {
+                    // The merges we were told of lead back here: following them would never end.
+                    self.conclude_record(key, job, RecordOutcome::Missing, ctx);
+                } else {
+                    self.follow(key, &survivor, ctx);
+                }
+            }
+            // It is there after all: read it as the others are read.
+            Some(_) if self.reread(key, job, ctx) => {}
+            _ => self.conclude_record(key, job, RecordOutcome::Missing, ctx),
+        }
+    }
+
+    /// The record was merged into another without our being told: its events go there.
+    pub(super) fn follow(&mut self, old: &Key, survivor: &Key, ctx: &mut Context<'_>) {
+        let Some(job) = self.lanes.get_mut(old).and_then(|lane| lane.active.take()) else {
+            return;
+        };
+        self.redirect(old, survivor, ctx);
+        let survivor = self.survivor(survivor.clone());
+        for event in job.events {
+            self.append(survivor.clone(), event, Work::Read(Reading::default()), ctx);
+        }
+        self.wake_lane(old, ctx);
+    }
+
+    pub(super) fn apply_associations(
+        &mut self,
+        from: &ObjectTypeId,
+        to: &ObjectTypeId,
+        inputs: Vec<(AssociationInput, JobId)>,
+        pages: Vec<AssociationPage>,
+        ctx: &mut Context<'_>,
+    ) {
+        let mut by_id: HashMap<ObjectId, AssociationPage> = pages
+            .into_iter()
+            .map(|page| (page.from.clone(), page))
+            .collect();
+        for (input, job) in inputs {
+            let key = (from.clone(), input.id);
+            let page = by_id.remove(&key.1);
+            let (edges, after) = page.map_or((Vec::new(), None), |page| (page.to, page.after));
+            self.take_page(&key, job, to, edges, after, ctx);
+        }
+    }
+
+    pub(super) fn take_page(
+        &mut self,
+        key: &Key,
+        job: JobId,
+        to: &ObjectTypeId,
+        edges: Vec<(ObjectId, Vec<AssociationLabel>)>,
+        after: Option<String>,
+        ctx: &mut Context<'_>,
+    ) {
+        let Some(reading) = self.reading(key, job) else {
+            return;
+        };
+        let Some(read) = reading.associations.get_mut(to) else {
+            return;
+        };
+        read.to.extend(edges);
+        read.pages += 1;
+        let truncated = after.is_some() && read.pages >= ASSOCIATION_PAGES_MAX;
+        match after {
+            Some(after) if !truncated => {
+                let page = AssociationInput {
+                    id: key.1.clone(),
+                    after: Some(after),
+                };
+                let pair = (key.0.clone(), to.clone());
+                self.to_associate
+                    .entry(pair)
+                    .or_default()
+                    .push_back((page, job));
+                self.take_turn(Group::Associations(key.0.clone(), to.clone()));
+            }
+            _ => {
+                read.state = PagesState::Done;
+                if truncated {
+                    reading
+                        .problems
+                        .push(association_problem(to, ProblemReason::Truncated, &[]));
+                }
+                self.advance(key, ctx);
+            }
+        }
+    }
+
+    pub(super) fn fail_associations(
+        &mut self,
+        key: &Key,
+        job: JobId,
+        to: &ObjectTypeId,
+        problem: &Problem,
+        ctx: &mut Context<'_>,
+    ) {
+        let Some(reading) = self.reading(key, job) else {
+            return;
+        };
+        if let Some(read) = reading.associations.get_mut(to) {
+            read.state = PagesState::Failed;
+            let problem = association_problem(to, problem.reason, &problem.missing_scopes);
+            reading.problems.push(problem);
+        }
+        self.advance(key, ctx);
+    }
+
+    /// The list goes on: active owners page by page, then archived ones.
+    pub(super) fn continue_owner_list(
+        &mut self,
+        archived: bool,
+        after: Option<String>,
+        ctx: &mut Context<'_>,
+    ) {
+        self.shared.owners.pages += 1;
+        let more = self.shared.owners.pages < OWNER_PAGES_MAX;
+        match (after, archived) {
+            (Some(after), _) if more => self.ready.push_back(Request::OwnerPage {
+                archived,
+                after: Some(after),
+            }),
+            (_, false) => self.ready.push_back(Request::OwnerPage {
+                archived: true,
+                after: None,
+            }),
+            (_, true) => {
+                self.shared.owners.listed(Ok(()), ctx.now);
+                self.advance_assembling(ctx);
+            }
+        }
+    }
+
+    /// An owner was asked for singly: first among the active ones, then among the archived.
+    pub(super) fn owner_answered(
+        &mut self,
+        id: OwnerId,
+        archived: bool,
+        owner: Option<crate::event::Owner>,
+        ctx: &mut Context<'_>,
+    ) {
+        match owner {
+            None if !archived => {
+                self.ready.push_back(Request::Owner { id, archived: true });
+                return;
+            }
+            None => self.shared.owners.insert_absent(id.clone()),
+            Some(owner) => self.shared.owners.insert(owner),
+        }
+        self.shared.owners.asked.retain(|asked| *asked != id);
+        self.advance_assembling(ctx);
+    }
+}
+
+fn association_problem(
+    to: &ObjectTypeId,
+    reason: ProblemReason,
+    missing_scopes: &[String],
+) -> EnrichmentProblem {
+    EnrichmentProblem {
+        part: EnrichmentPart::Associations,
+        reason,
+        object_type: Some(to.name().to_owned()),
+        missing_scopes: missing_scopes.to_vec(),
+    }
+}

@@ -1,0 +1,264 @@
+//! Calls go out: which request is next, and whether it may be sent.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::enrich::cache::DEFINITIONS_TTL;
+use crate::enrich::job::{AssociationsRead, Job, Key};
+use crate::enrich::plan::Plans;
+use crate::enrich::request::{Group, Request};
+use crate::event::{Millis, ObjectTypeId};
+use crate::hubspot::call::{AssociationInput, LimitClass, READ_ASSOCIATIONS_MAX, READ_RECORDS_MAX};
+
+use super::{Context, Portal};
+
+/// The most calls of one portal under way at once.
+pub const CALLS_IN_FLIGHT_MAX: usize = 8;
+
+impl Portal {
+    /// Sends every call that may be sent now.
+    pub(in crate::enrich) fn dispatch(&mut self, ctx: &mut Context<'_>) {
+        self.requeue_due_rereads(ctx.now);
+        while self.in_flight < CALLS_IN_FLIGHT_MAX && self.health.allows(self.in_flight, ctx.now) {
+            let Some(request) = self.next_request(ctx) else {
+                break;
+            };
+            self.send(request, ctx);
+        }
+    }
+
+    pub(super) fn requeue_due_rereads(&mut self, now: Millis) {
+        while let Some(entry) = self.rereads.first_entry()
+            && *entry.key() <= now
+        {
+            for (key, job) in entry.remove() {
+                if self.reading(&key, job).is_some() {
+                    self.queue_read(&key);
+                }
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, request: Request, ctx: &mut Context<'_>) {
+        self.in_flight += 1;
+        self.budget.sent(request.limit_class());
+        if let Some(group) = request.group() {
+            *self.groups_in_flight.entry(group).or_default() += 1;
+        }
+        ctx.effects.call(&self.id, request, ctx.now);
+    }
+
+    pub(super) fn next_request(&mut self, ctx: &mut Context<'_>) -> Option<Request> {
+        if let Some(request) = self.next_ready(ctx.now) {
+            return Some(request);
+        }
+        for _ in 0..self.turns.len() {
+            let group = self.turns.pop_front()?;
+            let request = self.take_from(&group, ctx);
+            if self.is_waiting(&group) {
+                self.turns.push_back(group);
+            }
+            if request.is_some() {
+                return request;
+            }
+        }
+        None
+    }
+
+    pub(super) fn next_ready(&mut self, now: Millis) -> Option<Request> {
+        let mut at = 0;
+        while let Some(request) = self.ready.get(at) {
+            if !self.budget.allows(request.limit_class(), now) {
+                at += 1;
+            } else if let Some(request) = self.ready.remove(at)
+                && let Some(request) = self.still_wanted(request)
+            {
+                return Some(request);
+            }
+        }
+        None
+    }
+
+    /// The request without the jobs that ended meanwhile; `None` when nobody waits for it any more.
+    pub(super) fn still_wanted(&mut self, mut request: Request) -> Option<Request> {
+        let wanted = match &mut request {
+            Request::Records {
+                object_type_id,
+                ids,
+                ..
+            } => {
+                ids.retain(|(id, job)| {
+                    self.reading(&(object_type_id.clone(), id.clone()), *job)
+                        .is_some()
+                });
+                !ids.is_empty()
+            }
+            Request::Associations { from, inputs, .. } => {
+                inputs.retain(|(input, job)| {
+                    self.reading(&(from.clone(), input.id.clone()), *job)
+                        .is_some()
+                });
+                !inputs.is_empty()
+            }
+            Request::Single {
+                object_type_id,
+                id,
+                job,
+            } => self
+                .reading(&(object_type_id.clone(), id.clone()), *job)
+                .is_some(),
+            _ => true,
+        };
+        wanted.then_some(request)
+    }
+
+    pub(super) fn is_waiting(&self, group: &Group) -> bool {
+        match group {
+            Group::Records(of) => self.to_read.get(of).is_some_and(|queue| !queue.is_empty()),
+            Group::Associations(from, to) => {
+                let pair = (from.clone(), to.clone());
+                self.to_associate
+                    .get(&pair)
+                    .is_some_and(|queue| !queue.is_empty())
+            }
+        }
+    }
+
+    pub(super) fn take_from(&mut self, group: &Group, ctx: &mut Context<'_>) -> Option<Request> {
+        match group {
+            Group::Records(of) => self.take_records(of, ctx),
+            Group::Associations(from, to) => self.take_associations(from, to, ctx.now),
+        }
+    }
+
+    /// Whether a batch of `waiting` may go: it is full, or none of its kind is under way.
+    pub(super) fn may_go(&self, group: &Group, waiting: usize, full: usize) -> bool {
+        waiting >= full || !self.groups_in_flight.contains_key(group)
+    }
+
+    pub(super) fn take_records(
+        &mut self,
+        of: &ObjectTypeId,
+        ctx: &mut Context<'_>,
+    ) -> Option<Request> {
+        if !self.budget.allows(LimitClass::Burst, ctx.now) {
+            return None;
+        }
+        let definitions = self.shared.definitions.entry(of.clone()).or_default();
+        let due = definitions.is_due(DEFINITIONS_TTL, ctx.now);
+        let known = definitions.is_usable();
+        if due {
+            definitions.loading = true;
+            return Some(Request::Definitions(of.clone()));
+        }
+        let waiting = self.to_read.get(of).map_or(0, VecDeque::len);
+        if !known || !self.may_go(&Group::Records(of.clone()), waiting, READ_RECORDS_MAX) {
+            return None;
+        }
+        self.begin_reads(of, ctx)
+    }
+
+    /// Takes up to a batch of records whose reads begin now: from here on their jobs take no more events.
+    pub(super) fn begin_reads(
+        &mut self,
+        of: &ObjectTypeId,
+        ctx: &mut Context<'_>,
+    ) -> Option<Request> {
+        let mut ids = Vec::new();
+        let mut changed: BTreeSet<String> = BTreeSet::new();
+        while ids.len() < READ_RECORDS_MAX
+            && let Some(id) = self.to_read.get_mut(of).and_then(VecDeque::pop_front)
+        {
+            if let Some(job) = self.begin_read(&(of.clone(), id.clone()), ctx.plans) {
+                changed.extend(job.changed_properties().map(str::to_owned));
+                ids.push((id, job.id));
+            }
+        }
+        let properties = ctx.plans.of(of).property_names(
+            of,
+            self.shared.definitions_of(of),
+            changed.iter().map(String::as_str),
+        );
+        (!ids.is_empty()).then(|| Request::Records {
+            object_type_id: of.clone(),
+            ids,
+            properties,
+        })
+    }
+
+    /// Begins the read of a record's next job, or repeats that of the one under way.
+    pub(super) fn begin_read(&mut self, key: &Key, plans: &Plans) -> Option<&Job> {
+        let lane = self.lanes.get_mut(key)?;
+        lane.queued = false;
+        let begins = match &mut lane.active {
+            Some(active) => {
+                if !std::mem::take(&mut active.reading()?.awaits_reread) {
+                    return None;
+                }
+                false
+            }
+            None => {
+                lane.waiting.front_mut()?.reading()?;
+                lane.active = lane.waiting.pop_front();
+                true
+            }
+        };
+        if begins {
+            self.queue_associations(key, plans);
+        }
+        self.lanes.get(key)?.active.as_ref()
+    }
+
+    /// The associations are read from the moment on that the record is.
+    pub(super) fn queue_associations(&mut self, key: &Key, plans: &Plans) {
+        let Some(job) = self
+            .lanes
+            .get_mut(key)
+            .and_then(|lane| lane.active.as_mut())
+        else {
+            return;
+        };
+        let job_id = job.id;
+        for to in &plans.of(&key.0).associations {
+            if let Some(reading) = job.reading() {
+                reading
+                    .associations
+                    .insert(to.clone(), AssociationsRead::default());
+            }
+            let page = AssociationInput {
+                id: key.1.clone(),
+                after: None,
+            };
+            let pair = (key.0.clone(), to.clone());
+            self.to_associate
+                .entry(pair)
+                .or_default()
+                .push_back((page, job_id));
+        }
+        for to in &plans.of(&key.0).associations {
+            self.take_turn(Group::Associations(key.0.clone(), to.clone()));
+        }
+    }
+
+    pub(super) fn take_associations(
+        &mut self,
+        from: &ObjectTypeId,
+        to: &ObjectTypeId,
+        now: Millis,
+    ) -> Option<Request> {
+        let group = Group::Associations(from.clone(), to.clone());
+        let pair = (from.clone(), to.clone());
+        let waiting = self.to_associate.get(&pair).map_or(0, VecDeque::len);
+        if !self.budget.allows(LimitClass::Associations, now)
+            || !self.may_go(&group, waiting, READ_ASSOCIATIONS_MAX)
+        {
+            return None;
+        }
+        let queue = self.to_associate.get_mut(&pair)?;
+        let inputs: Vec<_> = queue.drain(..waiting.min(READ_ASSOCIATIONS_MAX)).collect();
+        self.still_wanted(Request::Associations {
+            from: from.clone(),
+            to: to.clone(),
+            inputs,
+        })
+    }
+}

@@ -1,0 +1,242 @@
+//! Events come: each finds its record's lane.
+
+use std::collections::VecDeque;
+
+use crate::enrich::cache::DEFINITIONS_AGE_MIN;
+use crate::enrich::engine::Ending;
+use crate::enrich::job::{Job, Key, Lane, Reading, Work, needs_read};
+use crate::enrich::request::Group;
+use crate::event::{
+    Event, EventBody, Millis, ObjectChange, ObjectEvent, ObjectId, ObjectTypeId, Tombstone,
+    TombstoneReason,
+};
+
+use super::{Context, Portal};
+
+/// Merges of merges are followed this far.
+const MERGE_CHAIN_MAX: usize = 16;
+
+impl Portal {
+    /// Takes an event in. Returns how many jobs it is part of: that many times it must end.
+    pub(in crate::enrich) fn arrive(&mut self, event: Event, ctx: &mut Context<'_>) -> usize {
+        let subject = event.subject();
+        let key = self.survivor((subject.object_type_id, subject.object_id));
+        if let EventBody::Object(ObjectEvent { change, .. }) = &event.body {
+            match change.clone() {
+                ObjectChange::PrivacyDeleted => return self.erase(key, event, ctx),
+                ObjectChange::Deleted if !self.is_erased(&key) => {
+                    return self.delete(key, event, ctx);
+                }
+                ObjectChange::Merged {
+                    merged_object_ids, ..
+                } => {
+                    return self.merge(key, &merged_object_ids, event, ctx);
+                }
+                _ => {}
+            }
+        }
+        if self.is_erased(&key) {
+            ctx.effects.end(&event.id, Ending::Purged);
+        } else {
+            self.note_unknown_property(&key.0, &event, ctx.now);
+            let work = if needs_read(&event) {
+                Work::Read(Reading::default())
+            } else {
+                Work::Plain
+            };
+            self.append(key, event, work, ctx);
+        }
+        1
+    }
+
+    /// Follows merges to the record that an id leads to now.
+    pub(super) fn survivor(&self, mut key: Key) -> Key {
+        for _ in 0..MERGE_CHAIN_MAX {
+            match self.merged.get(&key) {
+                Some(survivor) => key.1 = survivor.clone(),
+                None => break,
+            }
+        }
+        key
+    }
+
+    pub(super) fn is_erased(&self, key: &Key) -> bool {
+        self.erased.get(key).is_some()
+    }
+
+    /// A property we have no definition of: read the definitions again before the record.
+    pub(super) fn note_unknown_property(
+        &mut self,
+        object_type_id: &ObjectTypeId,
+        event: &Event,
+        now: Millis,
+    ) {
+        let EventBody::Object(ObjectEvent {
+            change: ObjectChange::PropertyChanged { property_name, .. },
+            ..
+        }) = &event.body
+        else {
+            return;
+        };
+        let known = self.shared.definitions_of(object_type_id);
+        if known.is_some_and(|definitions| definitions.get(property_name).is_none())
+            && let Some(cached) = self.shared.definitions.get_mut(object_type_id)
+        {
+            cached.outdate_older_than(DEFINITIONS_AGE_MIN, now);
+        }
+    }
+
+    /// A deletion fetches nothing. What waited for a read and happened no later joins the tombstone.
+    pub(super) fn delete(&mut self, key: Key, event: Event, ctx: &mut Context<'_>) -> usize {
+        let tombstone = Work::Tombstone(Tombstone {
+            reason: TombstoneReason::Deleted,
+            merged_into: None,
+        });
+        let lane = self.lanes.entry(key.clone()).or_default();
+        match lane.waiting.back_mut() {
+            Some(last) if last.may_join_tombstone(event.occurred_at) => {
+                last.work = tombstone;
+                last.events.push(event);
+                self.wake_lane(&key, ctx);
+            }
+            _ => self.append(key, event, tombstone, ctx),
+        }
+        1
+    }
+
+    /// A privacy deletion cancels all work for the record, and keeps late events from bringing it back.
+    pub(super) fn erase(&mut self, key: Key, event: Event, ctx: &mut Context<'_>) -> usize {
+        self.erased.insert(key.clone(), (), ctx.now);
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            let mut cancelled: Vec<Job> = lane.waiting.drain(..).collect();
+            if lane
+                .active
+                .as_mut()
+                .is_some_and(|job| job.reading().is_some())
+            {
+                cancelled.extend(lane.active.take());
+            }
+            for event in cancelled.iter().flat_map(|job| &job.events) {
+                ctx.effects.end(&event.id, Ending::Purged);
+            }
+        }
+        self.assembling.remove(&key);
+        let tombstone = Work::Tombstone(Tombstone {
+            reason: TombstoneReason::PrivacyDeleted,
+            merged_into: None,
+        });
+        self.append(key, event, tombstone, ctx);
+        1
+    }
+
+    /// A merge reads the survivor, and sends a tombstone for each id that now leads to it. What waited
+    /// for these goes to the survivor.
+    pub(super) fn merge(
+        &mut self,
+        survivor: Key,
+        merged: &[ObjectId],
+        event: Event,
+        ctx: &mut Context<'_>,
+    ) -> usize {
+        let merged: Vec<Key> = merged
+            .iter()
+            .filter(|id| **id != survivor.1)
+            .map(|id| (survivor.0.clone(), id.clone()))
+            .collect();
+        for old in &merged {
+            self.redirect(old, &survivor, ctx);
+            let tombstone = Work::Tombstone(Tombstone {
+                reason: TombstoneReason::Merged,
+                merged_into: Some(survivor.1.clone()),
+            });
+            self.append(old.clone(), event.clone(), tombstone, ctx);
+        }
+        self.append(survivor, event, Work::Read(Reading::default()), ctx);
+        merged.len() + 1
+    }
+
+    /// Sends what waits for `old`, and what comes later, to `survivor`.
+    pub(super) fn redirect(&mut self, old: &Key, survivor: &Key, ctx: &mut Context<'_>) {
+        if old == survivor || self.survivor(survivor.clone()) == *old {
+            return;
+        }
+        self.merged.insert(old.clone(), survivor.1.clone(), ctx.now);
+        let Some(lane) = self.lanes.get_mut(old) else {
+            return;
+        };
+        let (reads, rest): (VecDeque<Job>, _) = lane
+            .waiting
+            .drain(..)
+            .partition(|job| matches!(job.work, Work::Read(_)));
+        lane.waiting = rest;
+        self.drop_if_empty(old);
+        for event in reads.into_iter().flat_map(|job| job.events) {
+            self.append(survivor.clone(), event, Work::Read(Reading::default()), ctx);
+        }
+    }
+
+    /// Puts an event at the end of its record's lane, in the job that waits there if that takes it. An
+    /// erased record is not read, whichever way an event leads to it.
+    pub(super) fn append(&mut self, key: Key, event: Event, work: Work, ctx: &mut Context<'_>) {
+        if matches!(work, Work::Read(_)) && self.is_erased(&key) {
+            ctx.effects.end(&event.id, Ending::Purged);
+            return;
+        }
+        let lane = self.lanes.entry(key.clone()).or_default();
+        match lane.waiting.back_mut() {
+            Some(last) if matches!(work, Work::Read(_)) && last.takes(&event) => {
+                last.events.push(event);
+            }
+            _ => lane.waiting.push_back(Job {
+                id: ctx.effects.next_job(),
+                events: vec![event],
+                work,
+            }),
+        }
+        self.wake_lane(&key, ctx);
+    }
+
+    /// Begins the next job of a lane that has none under way.
+    pub(super) fn wake_lane(&mut self, key: &Key, ctx: &mut Context<'_>) {
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return;
+        };
+        if lane.active.is_some() {
+            return;
+        }
+        match lane.waiting.front().map(|job| &job.work) {
+            None => self.drop_if_empty(key),
+            Some(Work::Read(_)) => self.queue_read(key),
+            Some(_) => {
+                let job = lane.waiting.pop_front().expect("there is a front");
+                self.send_unread(key, job, ctx);
+            }
+        }
+    }
+
+    pub(super) fn drop_if_empty(&mut self, key: &Key) {
+        let is_empty = |lane: &Lane| lane.active.is_none() && lane.waiting.is_empty();
+        if self.lanes.get(key).is_some_and(is_empty) {
+            self.lanes.remove(key);
+        }
+    }
+
+    pub(super) fn queue_read(&mut self, key: &Key) {
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return;
+        };
+        if !std::mem::replace(&mut lane.queued, true) {
+            self.to_read
+                .entry(key.0.clone())
+                .or_default()
+                .push_back(key.1.clone());
+            self.take_turn(Group::Records(key.0.clone()));
+        }
+    }
+
+    pub(super) fn take_turn(&mut self, group: Group) {
+        if !self.turns.contains(&group) {
+            self.turns.push_back(group);
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Messages go out: put together when all parts are there, with versions that rise.
+
+use std::time::Duration;
+
+use crate::enrich::assemble;
+use crate::enrich::cache::{Cached, DEFINITIONS_TTL, OWNERS_TTL, OwnerLookup};
+use crate::enrich::engine::Ending;
+use crate::enrich::job::{Job, JobId, Key, PagesState, Reading, RecordOutcome, Work};
+use crate::enrich::request::Request;
+use crate::event::{EnrichedEvent, Event, EventId, Millis, OwnerId, TombstoneReason, Version};
+use crate::hubspot::call::RecordRead;
+
+use super::{Context, Portal, Sent};
+
+impl Portal {
+    pub(super) fn conclude_record(
+        &mut self,
+        key: &Key,
+        job: JobId,
+        outcome: RecordOutcome,
+        ctx: &mut Context<'_>,
+    ) {
+        if let Some(reading) = self.reading(key, job) {
+            reading.record = Some(outcome);
+            self.advance(key, ctx);
+        }
+    }
+
+    pub(super) fn advance_assembling(&mut self, ctx: &mut Context<'_>) {
+        for key in std::mem::take(&mut self.assembling) {
+            self.advance(&key, ctx);
+        }
+    }
+
+    /// Sends the message of a job that has all it needs.
+    pub(super) fn advance(&mut self, key: &Key, ctx: &mut Context<'_>) {
+        let Some(Work::Read(reading)) = self
+            .lanes
+            .get(key)
+            .and_then(|lane| lane.active.as_ref())
+            .map(|job| &job.work)
+        else {
+            return;
+        };
+        let is_reading = |state: PagesState| state == PagesState::Reading;
+        match &reading.record {
+            None => return,
+            Some(RecordOutcome::Found(record)) => {
+                if reading
+                    .associations
+                    .values()
+                    .any(|read| is_reading(read.state))
+                {
+                    return;
+                }
+                let record = record.clone();
+                if self.lacks_shared(key, &record, ctx.now) {
+                    self.assembling.insert(key.clone());
+                    return;
+                }
+            }
+            Some(RecordOutcome::Missing | RecordOutcome::Forbidden(_)) => {}
+        }
+        let job = self.lanes.get_mut(key).and_then(|lane| lane.active.take());
+        let mut job = job.expect("the lane has an active job");
+        let Work::Read(reading) = std::mem::replace(&mut job.work, Work::Plain) else {
+            unreachable!("the job is being read");
+        };
+        let message = self.message(
+            key,
+            job.newest(),
+            std::mem::take(&mut job.events),
+            reading,
+            ctx.now,
+        );
+        self.publish(key, job.id, message, ctx);
+    }
+
+    /// Asks for what the record shares with others and is not known yet. `false` when all is known.
+    pub(super) fn lacks_shared(&mut self, key: &Key, record: &RecordRead, now: Millis) -> bool {
+        let mut lacks = false;
+        if assemble::stands_in_pipeline(record, &key.0) {
+            let cached = self.shared.pipelines.entry(key.0.clone()).or_default();
+            if let Some(request) = ask(
+                cached,
+                DEFINITIONS_TTL,
+                now,
+                Request::Pipelines(key.0.clone()),
+            ) {
+                self.ready.push_back(request);
+            }
+            lacks |= self.shared.pipelines[&key.0].get().is_none();
+        }
+        let owner_ids = assemble::owner_ids(record, &key.0, &self.shared);
+        if !owner_ids.is_empty() {
+            let first_page = Request::OwnerPage {
+                archived: false,
+                after: None,
+            };
+            if let Some(request) = ask(&mut self.shared.owners.list, OWNERS_TTL, now, first_page) {
+                self.ready.push_back(request);
+            }
+            lacks |= self.lacks_owners(owner_ids.into_iter().map(|(_, id)| id));
+        }
+        lacks
+    }
+
+    pub(super) fn lacks_owners(&mut self, ids: impl Iterator<Item = OwnerId>) -> bool {
+        match self.shared.owners.list.get() {
+            None => true,
+            Some(Err(_)) => false,
+            Some(Ok(())) => {
+                let unknown: Vec<_> = ids
+                    .filter(|id| matches!(self.shared.owners.find(id), OwnerLookup::Unknown))
+                    .collect();
+                for id in &unknown {
+                    if !self.shared.owners.asked.contains(id) {
+                        self.shared.owners.asked.push(id.clone());
+                        self.ready.push_back(Request::Owner {
+                            id: id.clone(),
+                            archived: false,
+                        });
+                    }
+                }
+                !unknown.is_empty()
+            }
+        }
+    }
+
+    pub(super) fn message(
+        &mut self,
+        key: &Key,
+        newest: Millis,
+        events: Vec<Event>,
+        reading: Reading,
+        now: Millis,
+    ) -> EnrichedEvent {
+        let updated_at = match &reading.record {
+            Some(RecordOutcome::Found(record)) => record.updated_at,
+            _ => None,
+        };
+        let state = updated_at.map_or(newest, |updated_at| updated_at.max(newest));
+        let completed_at = reading.completed_at.unwrap_or_default();
+        let version = self.next_version(key, state, now, |state| {
+            Version::of_read(state, completed_at)
+        });
+        assemble::read(&self.id, key, version, events, reading, &self.shared)
+    }
+
+    /// The version of a message about `state`, later than every one sent of this record: a read that
+    /// comes later knows at least as much, so its state may be taken to be a later one.
+    pub(super) fn next_version(
+        &mut self,
+        key: &Key,
+        mut state: Millis,
+        now: Millis,
+        version_of: impl Fn(Millis) -> Version,
+    ) -> Version {
+        let mut version = version_of(state);
+        if let Some(last) = self.sent.get(key)
+            && version <= last.version
+        {
+            state = last.state;
+            version = version_of(state);
+            if version <= last.version {
+                state = state.after(Duration::from_millis(1));
+                version = version_of(state);
+            }
+        }
+        let sent = Sent {
+            state,
+            version: version.clone(),
+        };
+        self.sent.insert(key.clone(), sent, now);
+        version
+    }
+
+    /// Sends a job that needs no read. A deletion that is older than what was sent is no news: the record
+    /// may have been restored since, so it is read instead.
+    pub(super) fn send_unread(&mut self, key: &Key, mut job: Job, ctx: &mut Context<'_>) {
+        let newest = job.newest();
+        let tombstone = match std::mem::replace(&mut job.work, Work::Plain) {
+            Work::Tombstone(tombstone) => Some(tombstone),
+            _ => None,
+        };
+        let is_deletion = tombstone
+            .as_ref()
+            .is_some_and(|t| t.reason == TombstoneReason::Deleted);
+        let sent = self.sent.get(key).map(|last| &last.version);
+        if is_deletion && sent.is_some_and(|last| Version::of_tombstone(newest) <= *last) {
+            job.work = Work::Read(Reading::default());
+            self.lanes
+                .entry(key.clone())
+                .or_default()
+                .waiting
+                .push_front(job);
+            self.queue_read(key);
+            return;
+        }
+        let version = self.next_version(key, newest, ctx.now, |state| match &tombstone {
+            Some(_) => Version::of_tombstone(state),
+            None => Version::of_read(state, Millis::default()),
+        });
+        let events = std::mem::take(&mut job.events);
+        let message = assemble::unread(&self.id, key, version, events, tombstone);
+        self.publish(key, job.id, message, ctx);
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        key: &Key,
+        job: JobId,
+        message: EnrichedEvent,
+        ctx: &mut Context<'_>,
+    ) {
+        let ids = message
+            .data
+            .events
+            .iter()
+            .map(|event| event.id.clone())
+            .collect();
+        self.lanes.entry(key.clone()).or_default().active = Some(Job {
+            id: job,
+            events: Vec::new(),
+            work: Work::Publishing(ids),
+        });
+        ctx.effects.publish(&self.id, key, message);
+    }
+
+    /// The message of a record's lane is confirmed: its events end, and the next job begins.
+    pub(in crate::enrich) fn published(
+        &mut self,
+        key: &Key,
+        ending: Ending,
+        ctx: &mut Context<'_>,
+    ) {
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return;
+        };
+        if let Some(Job {
+            work: Work::Publishing(ids),
+            ..
+        }) = &lane.active
+        {
+            ids.iter().for_each(|id| ctx.effects.end(id, ending));
+            lane.active = None;
+        }
+        self.wake_lane(key, ctx);
+    }
+
+    /// Drops all work that has not reached the publisher: its events come again. Returns the ids of the
+    /// events whose messages are on their way.
+    pub(in crate::enrich) fn lost(&mut self) -> Vec<EventId> {
+        self.to_read.clear();
+        self.to_associate.clear();
+        self.turns.clear();
+        self.rereads.clear();
+        self.assembling.clear();
+        self.ready.retain(Request::is_shared);
+        let mut on_their_way = Vec::new();
+        self.lanes.retain(|_, lane| {
+            lane.waiting.clear();
+            lane.queued = false;
+            match lane.active.as_ref().map(|job| &job.work) {
+                Some(Work::Publishing(ids)) => {
+                    on_their_way.extend(ids.iter().cloned());
+                    true
+                }
+                _ => false,
+            }
+        });
+        on_their_way
+    }
+
+    /// Lets the messages on their way end the events that `keep` knows, and no others.
+    pub(in crate::enrich) fn keep_on_their_way(&mut self, keep: impl Fn(&EventId) -> bool) {
+        for lane in self.lanes.values_mut() {
+            if let Some(Job {
+                work: Work::Publishing(ids),
+                ..
+            }) = &mut lane.active
+            {
+                ids.retain(&keep);
+            }
+        }
+    }
+
+    /// The reads of the job under way at `key`, if it is still that job.
+    pub(super) fn reading(&mut self, key: &Key, job: JobId) -> Option<&mut Reading> {
+        let active = self.lanes.get_mut(key)?.active.as_mut()?;
+        if active.id == job {
+            active.reading()
+        } else {
+            None
+        }
+    }
+}
+
+/// The request that reads a shared value, if it is due; marks it as being read.
+fn ask<T>(cached: &mut Cached<T>, ttl: Duration, now: Millis, request: Request) -> Option<Request> {
+    let due = cached.is_due(ttl, now);
+    cached.loading |= due;
+    due.then_some(request)
+}
