@@ -1,11 +1,12 @@
 //! Logs: to stderr, for a person or as JSON.
 //!
 //! Bodies, tokens and property values are kept out where the lines are written. One library needs help:
-//! lapin logs whole returned messages, which are people's data, so its target is off whatever the filter says.
+//! lapin logs whole returned messages, and at `trace` every frame, which is people's data and the broker's password.
+//! Both are off whatever the filter says.
 
 use std::io::{self, IsTerminal as _};
 
-use tracing::{Metadata, Subscriber};
+use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{ParseError, filter_fn};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -16,8 +17,10 @@ use crate::config::{LogConfig, LogFormat};
 /// Libraries that talk a lot below these levels; lapin calls every closed channel an error, also those on which we
 /// only ask whether a queue is there, and what matters of the rest we log ourselves. A directive of `log.filter` for the same target wins.
 const CALMED: &str = "lapin=warn,lapin::channel=off,actix_server=warn,actix_http=warn,hyper_util=warn,h2=warn,rustls=warn,reqwest=warn";
-/// Where lapin logs message bodies.
+/// Where lapin logs message bodies, at any level.
 const BODIES: &str = "lapin::returned_messages";
+/// Whose modules log frames at `trace`: bodies byte by byte, and the login.
+const FRAMES: &str = "lapin";
 /// What may stand alone in a filter; any other word alone would be taken for a target and silence the rest.
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 
@@ -110,7 +113,9 @@ where
 }
 
 fn has_no_bodies(metadata: &Metadata<'_>) -> bool {
-    !metadata.target().starts_with(BODIES)
+    let target = metadata.target();
+    let is_frames = target.starts_with(FRAMES) && *metadata.level() == Level::TRACE;
+    !is_frames && !target.starts_with(BODIES)
 }
 
 #[cfg(test)]
@@ -166,6 +171,16 @@ mod tests {
             });
             assert!(!text.contains("a body"), "{filter}: {text}");
         }
+    }
+
+    #[test]
+    fn frames_of_the_broker_stay_out_whatever_the_filter_says() {
+        let text = logged(LogFormat::Human, "trace,lapin=trace", || {
+            tracing::trace!(target: "lapin::io_loop", "a frame with a body");
+            tracing::debug!(target: "lapin::io_loop", "a state");
+        });
+        assert!(!text.contains("a frame with a body"), "{text}");
+        assert!(text.contains("a state"), "{text}");
     }
 
     #[test]

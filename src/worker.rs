@@ -1,4 +1,4 @@
-//! The worker: consume → enrich → fan out. One [`shell`] around one engine for each partition.
+//! The worker: consume → enrich → fan out. One shell (`shell.rs`) around one engine for each partition.
 //!
 //! A shell that panics is started again: the bus delivers anew what it had not settled.
 

@@ -1,6 +1,6 @@
 //! The command line: exit codes, what `config` shows, and starting and stopping the real program.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -257,6 +257,50 @@ async fn the_program_serves_its_probes_and_ends_with_code_0_on_sigterm_or_sigint
         running.signal(signal);
         assert_eq!(running.exit_code(), Some(0), "{}", running.told);
         assert!(!running.told.contains("hunter2"), "{}", running.told);
+    }
+}
+
+/// A demo with much going on, on whose stdout a line has been read.
+fn busy_demo(place: &Place) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = place
+        .command(&["demo", "--json", "--rate", "200"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert!(line.starts_with("{\"specversion\""), "{line}");
+    (child, stdout)
+}
+
+#[test]
+fn a_demo_ends_in_time_with_code_0_and_its_totals_when_asked_to_or_when_nobody_reads_on() {
+    for asked in [true, false] {
+        let place = Place::new("");
+        let (mut child, stdout) = busy_demo(&place);
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut running = Running {
+            child,
+            log,
+            told: String::new(),
+        };
+        let reader = std::thread::spawn(move || {
+            let kept = asked.then_some(stdout);
+            kept.map(|mut stdout| std::io::copy(&mut stdout, &mut std::io::sink()))
+        });
+        if asked {
+            running.signal("-INT");
+        }
+        assert_eq!(running.exit_code(), Some(0), "asked: {asked}");
+        running.log.read_to_string(&mut running.told).unwrap();
+        reader.join().unwrap();
+        let told = &running.told;
+        assert!(told.contains("notifications acknowledged"), "{told}");
+        assert!(!told.contains("grace time"), "{told}");
+        assert!(!told.contains("the connection to HubSpot failed"), "{told}");
+        assert!(!told.contains("Broken pipe"), "{told}");
     }
 }
 

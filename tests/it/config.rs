@@ -568,6 +568,7 @@ fn what_is_risky_is_warned_of_and_runs() {
         ),
         ("[\"v3\"]", "['v3', 'v1']", "app.main.signatures"),
         ("[portal.8241]\naccess_token = \"hunter2\"", "", "portal"),
+        ("[enrich.contact]", "[enrich.contcat]", "enrich.contcat"),
     ];
     for (from, to, key) in cases {
         let warnings = changed(from, to).check(Role::Run).unwrap();
@@ -582,4 +583,19 @@ fn all_problems_are_told_together() {
                 [portal.acme]\naccess_token = 'env:CRM_RELAY_NO_SUCH'";
     let error = load(text, &[]).unwrap().check(Role::Run).unwrap_err();
     insta::assert_snapshot!(error.to_string());
+}
+
+#[test]
+fn every_way_to_name_a_type_is_accepted_without_a_warning() {
+    for name in [
+        "contacts",
+        "Contact",
+        "0-1",
+        "0-4711",
+        "2-1234567",
+        "p8241_car",
+    ] {
+        let config = changed("[enrich.contact]", &format!("[enrich.{name}]"));
+        assert_eq!(config.check(Role::Run).unwrap(), [], "{name}");
+    }
 }

@@ -81,13 +81,19 @@ impl DemoArgs {
         let relay = Relay::start(&config, Role::Run).await?;
         begin(&simulator, &relay, self.rate)?;
         let path = destination_path(folder.path());
+        let mut totals = Totals::new(self.json);
         let shown = tokio::select! {
-            shown = self.show(&simulator, &relay, &path) => shown,
+            shown = self.show(&simulator, &relay, &path, &mut totals) => until_stdout_closed(shown),
             _ = signals.next() => Ok(()),
         };
+        totals.finish(&simulator.control().counters(PORTAL)?, relay.metrics());
         simulator.control().set_traffic(0.0);
+        // The relay first: what it has taken in it can only finish while HubSpot answers.
+        tokio::select! {
+            stopped = relay.stop() => stopped?,
+            _ = signals.next() => {}
+        }
         simulator.stop().await;
-        relay.stop().await?;
         shown
     }
 
@@ -105,10 +111,15 @@ impl DemoArgs {
     }
 
     /// Shows what arrives in the destination's file.
-    async fn show(&self, simulator: &Simulator, relay: &Relay, path: &Path) -> anyhow::Result<()> {
+    async fn show(
+        &self,
+        simulator: &Simulator,
+        relay: &Relay,
+        path: &Path,
+        totals: &mut Totals,
+    ) -> anyhow::Result<()> {
         let mut lines = BufReader::new(open(path).await?);
         let mut line = String::new();
-        let mut totals = Totals::new(self.json);
         let mut redrawn = Instant::now();
         let colours = std::io::stdout().is_terminal();
         while self.events.is_none_or(|most| totals.shown < most) {
@@ -126,7 +137,6 @@ impl DemoArgs {
                 redrawn = Instant::now();
             }
         }
-        totals.finish(&simulator.control().counters(PORTAL)?, relay.metrics());
         Ok(())
     }
 
@@ -141,6 +151,20 @@ impl DemoArgs {
         }
         Ok(stdout.flush()?)
     }
+}
+
+/// Who closes stdout has seen enough (`| head`), which is no failure.
+fn until_stdout_closed(shown: anyhow::Result<()>) -> anyhow::Result<()> {
+    match shown {
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        shown => shown,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// What a configuration file would say.

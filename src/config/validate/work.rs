@@ -34,7 +34,11 @@ pub(super) const RULES: &[Rule] = &[
     files_have_one_writer,
 ];
 
-pub(super) const ADVICE: &[Rule] = &[a_worker_has_portals, a_worker_has_destinations];
+pub(super) const ADVICE: &[Rule] = &[
+    a_worker_has_portals,
+    a_worker_has_destinations,
+    types_look_like_types,
+];
 
 fn base_url_can_carry_tokens(config: &Config, _: Role) -> Vec<Problem> {
     let fault = match Url::parse(&config.hubspot.base_url) {
@@ -286,4 +290,33 @@ fn a_worker_has_destinations(config: &Config, role: Role) -> Vec<Problem> {
         "destination",
         "there is none, so events go nowhere; write a table [destination.NAME]",
     )
+}
+
+/// A type that HubSpot adds tomorrow must work today, so an unknown name is only remarked on.
+fn types_look_like_types(config: &Config, _: Role) -> Vec<Problem> {
+    const MESSAGE: &str = "is no object type we know; if it is no slip, all is well; else write one such as contact, or a custom object's id (2-1234567) or full name (p8241_car)";
+    let tables = config.enrich.iter().flat_map(|(name, enrich)| {
+        let listed = enrich
+            .associations
+            .iter()
+            .map(move |other| (format!("enrich.{name}.associations"), other));
+        std::iter::once((format!("enrich.{name}"), name)).chain(listed)
+    });
+    tables
+        .filter(|(_, name)| !looks_like_a_type(name))
+        .map(|(key, name)| Problem::new(key, format!("`{name}` {MESSAGE}")))
+        .collect()
+}
+
+/// One of HubSpot's own, an id (`2-1234567`), or a custom object's full name (`p8241_car`).
+fn looks_like_a_type(name: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let is_id = name
+        .split_once('-')
+        .is_some_and(|(kind, id)| digits(kind) && digits(id));
+    let is_full_name = name
+        .strip_prefix('p')
+        .and_then(|rest| rest.split_once('_'))
+        .is_some_and(|(portal, name)| digits(portal) && !name.is_empty());
+    is_id || is_full_name || ObjectTypeId::from_name(name).standard().is_some()
 }
