@@ -1,158 +1,17 @@
 //! The engine of one partition: deliveries in, calls and messages out, settlements when all is done.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::time::Duration;
+use std::collections::{BTreeSet, HashMap};
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+use crate::event::{Event, EventId, Millis, PortalId};
+use crate::hubspot::call::{Answered, LimitClass};
 
-use crate::event::{DeadLetter, EnrichedEvent, Event, EventId, Millis, PortalId};
-use crate::hubspot::call::{Answered, Call, LimitClass};
-
+use super::effects::{CallUnderWay, Effects};
 use super::health::Health;
-use super::job::{JobId, Key};
+use super::job::Key;
 use super::plan::Plans;
 use super::portal::{Context, Portal};
-use super::request::Request;
-use super::window::Window;
-
-/// How long an event that ended is recognised: HubSpot repeats for 24 hours, and a margin.
-pub const SEEN_KEEP: Duration = Duration::from_secs(72 * 3_600);
-/// The most events, versions, merges or erased records that are remembered, each; the oldest go first.
-pub const SEEN_CAPACITY: usize = 100_000;
-
-/// A delivery of the bus, as the shell numbers them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DeliveryId(pub u64);
-
-/// A call under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CallId(pub u64);
-
-/// A message under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PublishId(pub u64);
-
-/// What happened.
-#[derive(Debug)]
-pub enum Input {
-    /// A batch was delivered.
-    Batch {
-        /// The delivery, to be settled when all its events have ended.
-        delivery: DeliveryId,
-        /// Its events, of one portal.
-        events: Vec<Event>,
-    },
-    /// A call was answered, or failed.
-    Answered {
-        /// Which call.
-        call: CallId,
-        /// What came.
-        answered: Answered,
-    },
-    /// The token of a portal was read again.
-    TokenRefreshed {
-        /// Which portal.
-        portal_id: PortalId,
-        /// Whether it is another one now.
-        changed: bool,
-    },
-    /// A message, or a dead letter, is where it should be: every copy confirmed.
-    Published {
-        /// Which one.
-        publish: PublishId,
-        /// How its events ended by that.
-        ending: Ending,
-    },
-    /// The bus lost its session: all deliveries are void and come again.
-    Lost,
-    /// Time passed; see [`Engine::next_wake`].
-    Tick,
-}
-
-/// What is to be done.
-#[derive(Debug)]
-pub enum Output {
-    /// Call HubSpot; answer with [`Input::Answered`].
-    Call {
-        /// Which call.
-        call_id: CallId,
-        /// For whom.
-        portal_id: PortalId,
-        /// What.
-        call: Call,
-    },
-    /// Read the portal's token again; answer with [`Input::TokenRefreshed`].
-    RefreshToken(PortalId),
-    /// Publish to all destinations that want it; answer with [`Input::Published`].
-    Publish {
-        /// Which message.
-        publish: PublishId,
-        /// The message.
-        event: Box<EnrichedEvent>,
-    },
-    /// Publish a dead letter; answer with [`Input::Published`].
-    Bury {
-        /// Which one.
-        publish: PublishId,
-        /// The dead letter.
-        letter: Box<DeadLetter>,
-    },
-    /// Acknowledge a delivery: all its events have ended.
-    Ack(DeliveryId),
-    /// An event ended; for the metrics.
-    Ended(Ending),
-}
-
-/// How an event ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Ending {
-    /// No destination wanted it.
-    Unwanted,
-    /// It went out, in a message of its own or with others of its record.
-    Delivered,
-    /// It was seen before.
-    Duplicate,
-    /// Its record was erased for privacy.
-    Purged,
-    /// It is a dead letter.
-    Dead,
-}
-
-impl Ending {
-    /// The word in metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unwanted => "unwanted",
-            Self::Delivered => "delivered",
-            Self::Duplicate => "duplicate",
-            Self::Purged => "purged",
-            Self::Dead => "dead",
-        }
-    }
-}
-
-/// Figures for the metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EngineStats {
-    /// Events that have not ended.
-    pub waiting_events: usize,
-    /// Portals with waiting events that may be asked.
-    pub portals_ready: usize,
-    /// Portals with waiting events whose budget is used up.
-    pub portals_waiting: usize,
-    /// Portals with waiting events that failed.
-    pub portals_backing_off: usize,
-    /// Portals with waiting events whose token is refused.
-    pub portals_paused: usize,
-    /// The smallest number of calls left in any portal's ten-second window.
-    pub burst_remaining: Option<u32>,
-    /// The smallest number of calls left in any portal's association window.
-    pub associations_remaining: Option<u32>,
-    /// The smallest number of calls left today in any portal.
-    pub daily_remaining: Option<u32>,
-}
+use super::protocol::{CallId, DeliveryId, Ending, EngineStats, Input, Output, PublishId};
+use super::window::{SEEN_CAPACITY, SEEN_KEEP, Window};
 
 /// The engine of one partition. See the [module](super).
 #[derive(Debug)]
@@ -177,13 +36,6 @@ struct Live {
     parts: usize,
     /// The worst ending of a part so far.
     ending: Ending,
-}
-
-#[derive(Debug)]
-struct CallUnderWay {
-    portal_id: PortalId,
-    request: Request,
-    sent_at: Millis,
 }
 
 impl Engine {
@@ -429,81 +281,5 @@ impl Engine {
                 self.effects.outputs.push_back(Output::Ack(delivery));
             }
         }
-    }
-}
-
-/// What the portals want done, gathered until the engine hands it out.
-#[derive(Debug)]
-pub struct Effects {
-    outputs: VecDeque<Output>,
-    calls: Vec<CallUnderWay>,
-    publishes: Vec<(PublishId, PortalId, Key)>,
-    ended: Vec<(EventId, Ending)>,
-    last_id: u64,
-    random: ChaCha8Rng,
-}
-
-impl Effects {
-    fn new(seed: u64) -> Self {
-        Self {
-            outputs: VecDeque::new(),
-            calls: Vec::new(),
-            publishes: Vec::new(),
-            ended: Vec::new(),
-            last_id: 0,
-            random: ChaCha8Rng::seed_from_u64(seed),
-        }
-    }
-
-    fn next_id(&mut self) -> u64 {
-        self.last_id += 1;
-        self.last_id
-    }
-
-    pub fn next_job(&mut self) -> JobId {
-        JobId(self.next_id())
-    }
-
-    /// Between 0 and 1.
-    pub fn jitter(&mut self) -> f64 {
-        f64::from(self.random.next_u32()) / f64::from(u32::MAX)
-    }
-
-    pub fn call(&mut self, portal_id: &PortalId, request: Request, sent_at: Millis) {
-        self.calls.push(CallUnderWay {
-            portal_id: portal_id.clone(),
-            request,
-            sent_at,
-        });
-    }
-
-    pub fn refresh_token(&mut self, portal_id: &PortalId) {
-        self.outputs
-            .push_back(Output::RefreshToken(portal_id.clone()));
-    }
-
-    pub fn publish(&mut self, portal_id: &PortalId, key: &Key, event: EnrichedEvent) {
-        let publish = PublishId(self.next_id());
-        self.publishes
-            .push((publish, portal_id.clone(), key.clone()));
-        self.outputs.push_back(Output::Publish {
-            publish,
-            event: Box::new(event),
-        });
-    }
-
-    pub fn bury(&mut self, portal_id: &PortalId, key: &Key, letter: DeadLetter) {
-        let publish = PublishId(self.next_id());
-        self.publishes
-            .push((publish, portal_id.clone(), key.clone()));
-        self.outputs.push_back(Output::Bury {
-            publish,
-            letter: Box::new(letter),
-        });
-    }
-
-    /// A part of an event ended.
-    pub fn end(&mut self, id: &EventId, ending: Ending) {
-        self.ended.push((id.clone(), ending));
     }
 }

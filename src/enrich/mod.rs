@@ -7,6 +7,7 @@
 //! One engine serves one partition, and with it every event of its portals: so it alone holds each
 //! portal's backlog and budget.
 //!
+//! - `protocol`: what the engine is told and what it says;
 //! - [`Plans`]: what to read, by object type;
 //! - `portal`: the jobs of one portal, from events to messages;
 //! - `request`, `cache`, `fresh`, `assemble`, [`typed`]: reads, what is shared, and what comes of them;
@@ -18,19 +19,20 @@ pub mod typed;
 
 mod assemble;
 mod cache;
+mod effects;
 mod engine;
 mod fresh;
 mod health;
 mod job;
 mod plan;
 mod portal;
+mod protocol;
 mod request;
 #[cfg(test)]
 mod tests;
 mod window;
 
-pub use engine::{
-    CallId, DeliveryId, Ending, Engine, EngineStats, Input, Output, PublishId, SEEN_CAPACITY,
-    SEEN_KEEP,
-};
+pub use engine::Engine;
 pub use plan::{Plan, Plans};
+pub use protocol::{CallId, DeliveryId, Ending, EngineStats, Input, Output, PublishId};
+pub use window::{SEEN_CAPACITY, SEEN_KEEP};

@@ -11,12 +11,13 @@ use crate::hubspot::call::{AssociationInput, LimitClass};
 
 use super::budget::Budget;
 use super::cache::Shared;
-use super::engine::{Effects, SEEN_CAPACITY, SEEN_KEEP};
+use super::effects::Effects;
 use super::health::Health;
 use super::job::{JobId, Key, Lane};
 use super::plan::Plans;
 use super::request::{Group, Request};
 use super::window::Window;
+use super::window::{SEEN_CAPACITY, SEEN_KEEP};
 
 mod answers;
 mod calls;

@@ -6,6 +6,11 @@ use std::time::Duration;
 
 use crate::event::Millis;
 
+/// How long an event that ended is recognised: HubSpot repeats for 24 hours, and a margin.
+pub const SEEN_KEEP: Duration = Duration::from_secs(72 * 3_600);
+/// The most events, versions, merges or erased records that are remembered, each; the oldest go first.
+pub const SEEN_CAPACITY: usize = 100_000;
+
 /// A map whose entries are forgotten after a time, the oldest earlier when there are too many.
 #[derive(Debug)]
 pub struct Window<K, V> {

@@ -270,7 +270,7 @@ fn durable(verdicts: &[Result<(), PublishError>], expected: usize) -> Result<(),
         None if verdicts.len() == expected => Ok(()),
         _ => {
             let reason = failed.map_or("no_verdict", PublishError::as_str);
-            tracing::warn!(reason, messages = expected, "the bus did not confirm all");
+            tracing::debug!(reason, messages = expected, "the bus did not confirm all");
             Err(NotDurable)
         }
     }

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::enrich::cache::DEFINITIONS_AGE_MIN;
-use crate::enrich::engine::Ending;
 use crate::enrich::job::{Job, Key, Lane, Reading, Work, needs_read};
+use crate::enrich::protocol::Ending;
 use crate::enrich::request::Group;
 use crate::event::{
     Event, EventBody, Millis, ObjectChange, ObjectEvent, ObjectId, ObjectTypeId, Tombstone,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::enrich::assemble;
 use crate::enrich::cache::{Cached, DEFINITIONS_TTL, OWNERS_TTL, OwnerLookup};
-use crate::enrich::engine::Ending;
 use crate::enrich::job::{Job, JobId, Key, PagesState, Reading, RecordOutcome, Work};
+use crate::enrich::protocol::Ending;
 use crate::enrich::request::Request;
 use crate::event::{EnrichedEvent, Event, EventId, Millis, OwnerId, TombstoneReason, Version};
 use crate::hubspot::call::RecordRead;

@@ -1,0 +1,96 @@
+//! What the portals want done, until the engine hands it out.
+
+use std::collections::VecDeque;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+
+use crate::event::{DeadLetter, EnrichedEvent, EventId, Millis, PortalId};
+
+use super::job::{JobId, Key};
+use super::protocol::{Ending, Output, PublishId};
+use super::request::Request;
+
+/// A call under way.
+#[derive(Debug)]
+pub struct CallUnderWay {
+    pub portal_id: PortalId,
+    pub request: Request,
+    pub sent_at: Millis,
+}
+
+/// What the portals want done, gathered until the engine hands it out.
+#[derive(Debug)]
+pub struct Effects {
+    pub outputs: VecDeque<Output>,
+    pub calls: Vec<CallUnderWay>,
+    pub publishes: Vec<(PublishId, PortalId, Key)>,
+    pub ended: Vec<(EventId, Ending)>,
+    last_id: u64,
+    random: ChaCha8Rng,
+}
+
+impl Effects {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            outputs: VecDeque::new(),
+            calls: Vec::new(),
+            publishes: Vec::new(),
+            ended: Vec::new(),
+            last_id: 0,
+            random: ChaCha8Rng::seed_from_u64(seed),
+        }
+    }
+
+    pub fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    pub fn next_job(&mut self) -> JobId {
+        JobId(self.next_id())
+    }
+
+    /// Between 0 and 1.
+    pub fn jitter(&mut self) -> f64 {
+        f64::from(self.random.next_u32()) / f64::from(u32::MAX)
+    }
+
+    pub fn call(&mut self, portal_id: &PortalId, request: Request, sent_at: Millis) {
+        self.calls.push(CallUnderWay {
+            portal_id: portal_id.clone(),
+            request,
+            sent_at,
+        });
+    }
+
+    pub fn refresh_token(&mut self, portal_id: &PortalId) {
+        self.outputs
+            .push_back(Output::RefreshToken(portal_id.clone()));
+    }
+
+    pub fn publish(&mut self, portal_id: &PortalId, key: &Key, event: EnrichedEvent) {
+        let publish = PublishId(self.next_id());
+        self.publishes
+            .push((publish, portal_id.clone(), key.clone()));
+        self.outputs.push_back(Output::Publish {
+            publish,
+            event: Box::new(event),
+        });
+    }
+
+    pub fn bury(&mut self, portal_id: &PortalId, key: &Key, letter: DeadLetter) {
+        let publish = PublishId(self.next_id());
+        self.publishes
+            .push((publish, portal_id.clone(), key.clone()));
+        self.outputs.push_back(Output::Bury {
+            publish,
+            letter: Box::new(letter),
+        });
+    }
+
+    /// A part of an event ended.
+    pub fn end(&mut self, id: &EventId, ending: Ending) {
+        self.ended.push((id.clone(), ending));
+    }
+}

@@ -1,0 +1,137 @@
+//! What the engine is told and what it says: plain data, so that any shell can drive it.
+
+use crate::event::{DeadLetter, EnrichedEvent, Event, PortalId};
+use crate::hubspot::call::{Answered, Call};
+
+/// A delivery of the bus, as the shell numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeliveryId(pub u64);
+
+/// A call under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallId(pub u64);
+
+/// A message under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PublishId(pub u64);
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A batch was delivered.
+    Batch {
+        /// The delivery, to be settled when all its events have ended.
+        delivery: DeliveryId,
+        /// Its events, of one portal.
+        events: Vec<Event>,
+    },
+    /// A call was answered, or failed.
+    Answered {
+        /// Which call.
+        call: CallId,
+        /// What came.
+        answered: Answered,
+    },
+    /// The token of a portal was read again.
+    TokenRefreshed {
+        /// Which portal.
+        portal_id: PortalId,
+        /// Whether it is another one now.
+        changed: bool,
+    },
+    /// A message, or a dead letter, is where it should be: every copy confirmed.
+    Published {
+        /// Which one.
+        publish: PublishId,
+        /// How its events ended by that.
+        ending: Ending,
+    },
+    /// The bus lost its session: all deliveries are void and come again.
+    Lost,
+    /// Time passed; see [`next_wake`](super::Engine::next_wake).
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Output {
+    /// Call HubSpot; answer with [`Input::Answered`].
+    Call {
+        /// Which call.
+        call_id: CallId,
+        /// For whom.
+        portal_id: PortalId,
+        /// What.
+        call: Call,
+    },
+    /// Read the portal's token again; answer with [`Input::TokenRefreshed`].
+    RefreshToken(PortalId),
+    /// Publish to all destinations that want it; answer with [`Input::Published`].
+    Publish {
+        /// Which message.
+        publish: PublishId,
+        /// The message.
+        event: Box<EnrichedEvent>,
+    },
+    /// Publish a dead letter; answer with [`Input::Published`].
+    Bury {
+        /// Which one.
+        publish: PublishId,
+        /// The dead letter.
+        letter: Box<DeadLetter>,
+    },
+    /// Acknowledge a delivery: all its events have ended.
+    Ack(DeliveryId),
+    /// An event ended; for the metrics.
+    Ended(Ending),
+}
+
+/// How an event ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Ending {
+    /// No destination wanted it.
+    Unwanted,
+    /// It went out, in a message of its own or with others of its record.
+    Delivered,
+    /// It was seen before.
+    Duplicate,
+    /// Its record was erased for privacy.
+    Purged,
+    /// It is a dead letter.
+    Dead,
+}
+
+impl Ending {
+    /// The word in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unwanted => "unwanted",
+            Self::Delivered => "delivered",
+            Self::Duplicate => "duplicate",
+            Self::Purged => "purged",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// Figures for the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Events that have not ended.
+    pub waiting_events: usize,
+    /// Portals with waiting events that may be asked.
+    pub portals_ready: usize,
+    /// Portals with waiting events whose budget is used up.
+    pub portals_waiting: usize,
+    /// Portals with waiting events that failed.
+    pub portals_backing_off: usize,
+    /// Portals with waiting events whose token is refused.
+    pub portals_paused: usize,
+    /// The smallest number of calls left in any portal's ten-second window.
+    pub burst_remaining: Option<u32>,
+    /// The smallest number of calls left in any portal's association window.
+    pub associations_remaining: Option<u32>,
+    /// The smallest number of calls left today in any portal.
+    pub daily_remaining: Option<u32>,
+}
