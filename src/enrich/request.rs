@@ -3,7 +3,7 @@
 use crate::event::{ObjectId, ObjectTypeId, OwnerId};
 use crate::hubspot::call::{AssociationInput, Call, LimitClass};
 
-use super::job::JobId;
+use super::job::{JobId, Key};
 
 /// What is asked of HubSpot, and for which jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +72,27 @@ impl Request {
             self,
             Self::Definitions(_) | Self::Pipelines(_) | Self::OwnerPage { .. } | Self::Owner { .. }
         )
+    }
+
+    /// The records it asks for, each with its job; `None` when it asks for something else.
+    pub fn records(&self) -> Option<Vec<(Key, JobId)>> {
+        match self {
+            Self::Records {
+                object_type_id,
+                ids,
+                ..
+            } => {
+                let record =
+                    |(id, job): &(ObjectId, JobId)| ((object_type_id.clone(), id.clone()), *job);
+                Some(ids.iter().map(record).collect())
+            }
+            Self::Single {
+                object_type_id,
+                id,
+                job,
+            } => Some(vec![((object_type_id.clone(), id.clone()), *job)]),
+            _ => None,
+        }
     }
 
     /// Two halves, or `None` when it names a single thing.

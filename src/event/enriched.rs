@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::value::RawValue;
 
 use super::{
-    Event, EventId, IdentityHasher, Millis, ObjectId, ObjectTypeId, OwnerId, PortalId, RecordKey,
-    RoutingKey, Version,
+    Event, EventId, IdentityHasher, Millis, ObjectId, ObjectTypeId, OwnerId, PortalId, RoutingKey,
+    Version,
 };
 
 /// The content type of an encoded [`EnrichedEvent`]: CloudEvents' structured JSON.
@@ -230,6 +230,21 @@ pub enum EnrichmentStatus {
     NotRead,
 }
 
+impl EnrichmentStatus {
+    /// The word in JSON and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Partial => "partial",
+            Self::Stale => "stale",
+            Self::Missing => "missing",
+            Self::Forbidden => "forbidden",
+            Self::NotRead => "not_read",
+        }
+    }
+}
+
 /// One part that is missing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrichmentProblem {
@@ -310,16 +325,6 @@ impl EnrichedEvent {
             time: time.expect("an enriched event lists at least one event"),
             datacontenttype: "application/json".to_owned(),
             data,
-        }
-    }
-
-    /// The record it is about.
-    #[must_use]
-    pub fn record_key(&self) -> RecordKey {
-        RecordKey {
-            portal_id: self.data.portal_id.clone(),
-            object_type_id: self.data.object_type_id.clone(),
-            object_id: self.data.object_id.clone(),
         }
     }
 
@@ -425,6 +430,20 @@ mod tests {
                 PropertyValue::number(digits),
                 PropertyValue::Text(digits.into())
             );
+        }
+    }
+
+    #[test]
+    fn a_status_has_one_word_everywhere() {
+        for status in [
+            EnrichmentStatus::Complete,
+            EnrichmentStatus::Partial,
+            EnrichmentStatus::Stale,
+            EnrichmentStatus::Missing,
+            EnrichmentStatus::Forbidden,
+            EnrichmentStatus::NotRead,
+        ] {
+            assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
         }
     }
 

@@ -124,14 +124,9 @@ impl Parts {
     }
 
     fn count(&self, event: &EnrichedEvent) {
-        let status = serde_json::to_value(event.data.enrichment.status);
-        let status = status
-            .ok()
-            .and_then(|word| word.as_str().map(str::to_owned));
-        let status = status.unwrap_or_default();
         self.metrics
             .enrich_messages_total
-            .with_label_values(&[&status])
+            .with_label_values(&[event.data.enrichment.status.as_str()])
             .inc();
         let events = event.data.events.len();
         self.metrics

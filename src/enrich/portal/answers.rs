@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::enrich::cache::{OWNER_PAGES_MAX, Problem};
 use crate::enrich::fresh;
 use crate::enrich::health::{Health, UNAUTHORIZED_PROBE};
-use crate::enrich::job::{Job, JobId, Key, PagesState, Reading, RecordOutcome, Work};
+use crate::enrich::job::{JobId, Key, PagesState, Reading, RecordOutcome, Work};
 use crate::enrich::request::{Group, Request};
 use crate::enrich::typed::Definitions;
 use crate::event::{
@@ -132,28 +132,16 @@ impl Portal {
         error: &CallError,
         ctx: &mut Context<'_>,
     ) {
-        let refused = Problem {
-            reason: ProblemReason::Refused,
-            missing_scopes: Vec::new(),
-        };
-        match request {
-            Request::Records {
-                object_type_id,
-                ids,
-                ..
-            } => {
-                for (id, job) in ids {
-                    self.bury(&(object_type_id.clone(), id), job, reason, error, ctx);
-                }
+        if let Some(records) = request.records() {
+            for (key, job) in records {
+                self.bury(&key, job, reason, error, ctx);
             }
-            Request::Single {
-                object_type_id,
-                id,
-                job,
-            } => {
-                self.bury(&(object_type_id, id), job, reason, error, ctx);
-            }
-            other => self.forbid(other, &refused, ctx),
+        } else {
+            let refused = Problem {
+                reason: ProblemReason::Refused,
+                missing_scopes: Vec::new(),
+            };
+            self.forbid(request, &refused, ctx);
         }
     }
 
@@ -177,36 +165,21 @@ impl Portal {
             .with_events(job.events);
         ctx.effects.bury(&self.id, key, letter);
         self.assembling.remove(key);
-        self.lanes.entry(key.clone()).or_default().active = Some(Job {
-            id: job.id,
-            events: Vec::new(),
-            work: Work::Publishing(ids),
-        });
+        self.begin_publishing(key, job.id, ids);
     }
 
     /// A part that may not be read.
     pub(super) fn forbid(&mut self, request: Request, problem: &Problem, ctx: &mut Context<'_>) {
+        if let Some(records) = request.records() {
+            for (key, job) in records {
+                let outcome = RecordOutcome::Forbidden(problem.missing_scopes.clone());
+                self.conclude_record(&key, job, outcome, ctx);
+            }
+            return;
+        }
         match request {
-            Request::Records {
-                object_type_id,
-                ids,
-                ..
-            } => {
-                for (id, job) in ids {
-                    let scopes = problem.missing_scopes.clone();
-                    let key = (object_type_id.clone(), id);
-                    self.conclude_record(&key, job, RecordOutcome::Forbidden(scopes), ctx);
-                }
-            }
-            Request::Single {
-                object_type_id,
-                id,
-                job,
-            } => {
-                let scopes = problem.missing_scopes.clone();
-                let key = (object_type_id, id);
-                self.conclude_record(&key, job, RecordOutcome::Forbidden(scopes), ctx);
-            }
+            // Concluded above, record by record.
+            Request::Records { .. } | Request::Single { .. } => {}
             Request::Associations { from, to, inputs } => {
                 for (input, job) in inputs {
                     self.fail_associations(&(from.clone(), input.id), job, &to, problem, ctx);

@@ -219,12 +219,17 @@ impl Portal {
             .iter()
             .map(|event| event.id.clone())
             .collect();
+        self.begin_publishing(key, job, ids);
+        ctx.effects.publish(&self.id, key, message);
+    }
+
+    /// The job's message, or its dead letter, is on its way with the events `ids`.
+    pub(super) fn begin_publishing(&mut self, key: &Key, job: JobId, ids: Vec<EventId>) {
         self.lanes.entry(key.clone()).or_default().active = Some(Job {
             id: job,
             events: Vec::new(),
             work: Work::Publishing(ids),
         });
-        ctx.effects.publish(&self.id, key, message);
     }
 
     /// The message of a record's lane is confirmed: its events end, and the next job begins.
