@@ -24,6 +24,7 @@ pub mod worker;
 
 pub mod admin;
 pub mod config;
+pub mod depths;
 pub mod metrics;
 pub mod relay;
 pub mod shutdown;

@@ -2,16 +2,11 @@
 //!
 //! Labels come from closed sets: never a portal, a record, an event or a URL.
 
-#![expect(
-    clippy::doc_markdown,
-    reason = "help texts are plain text, shown by Prometheus"
-)]
-
 use std::time::Duration;
 
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Durations of requests and calls, from 1 ms to 30 s.
@@ -31,7 +26,8 @@ const SIZES: &[f64] = &[
 macro_rules! metrics {
     ($(
         $(#[doc = $help:literal])+
-        $field:ident: $kind:ident = $name:literal $([$($label:literal),+])? $(in $buckets:ident)?;
+        $field:ident: $kind:ident = $name:literal
+            $([$($label:literal $(: $($value:literal)|+)?),+])? $(in $buckets:ident)?;
     )+) => {
         /// The program's metrics, registered in a registry of their own.
         #[derive(Debug)]
@@ -50,12 +46,18 @@ macro_rules! metrics {
                 let registry = Registry::new();
                 $(let $field = metrics!(@make $kind, $name,
                     concat!($($help),+).trim(), [$($($label),+)?] $(, $buckets)?);
-                registry.register(Box::new($field.clone())).expect("metric names are unique");)+
+                registry.register(Box::new($field.clone())).expect("metric names are unique");
+                $(let values: &[&[&str]] = &[$(&[$($($value),+)?]),+];
+                for labels in combinations(values) {
+                    $field.with_label_values(&labels);
+                })?)+
                 #[cfg(target_os = "linux")]
                 registry
                     .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
                     .expect("metric names are unique");
-                Self { registry, $($field,)+ }
+                let metrics = Self { registry, $($field,)+ };
+                metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+                metrics
             }
         }
     };
@@ -64,6 +66,12 @@ macro_rules! metrics {
     };
     (@make IntGauge, $name:literal, $help:expr, []) => {
         IntGauge::new($name, $help).expect("a valid metric")
+    };
+    (@make GaugeVec, $name:literal, $help:expr, [$($label:literal),+]) => {
+        GaugeVec::new(Opts::new($name, $help), &[$($label),+]).expect("a valid metric")
+    };
+    (@make Gauge, $name:literal, $help:expr, []) => {
+        Gauge::new($name, $help).expect("a valid metric")
     };
     (@make IntCounterVec, $name:literal, $help:expr, [$($label:literal),+]) => {
         IntCounterVec::new(Opts::new($name, $help), &[$($label),+]).expect("a valid metric")
@@ -85,22 +93,32 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Requests to the webhook endpoint by what came of them: accepted, unauthorized, not_an_array, too_large, incomplete, overloaded, unavailable.
-    ingress_requests_total: IntCounterVec = "crm_relay_ingress_requests_total" ["outcome"];
+    /// 1, by the version that runs.
+    build_info: IntGaugeVec = "crm_relay_build_info" ["version"];
+
+    /// Requests to the webhook endpoint by what came of them.
+    ingress_requests_total: IntCounterVec = "crm_relay_ingress_requests_total" ["outcome":
+        "accepted" | "not_an_array" | "unauthorized" | "too_large" | "incomplete" | "overloaded" | "unavailable"];
     /// Requests whose signature was refused, by the check that failed.
-    ingress_signature_failures_total: IntCounterVec = "crm_relay_ingress_signature_failures_total" ["reason"];
+    ingress_signature_failures_total: IntCounterVec = "crm_relay_ingress_signature_failures_total" ["reason":
+        "missing" | "duplicated" | "malformed" | "unknown_version" | "timestamp_missing" | "timestamp_not_a_number"
+        | "stale" | "from_the_future" | "not_enabled" | "unknown_url" | "mismatch"];
     /// Time from the last byte of a request to its answer.
     ingress_request_duration_seconds: Histogram = "crm_relay_ingress_request_duration_seconds" in SECONDS;
     /// Notifications in accepted requests.
     ingress_notifications_total: IntCounter = "crm_relay_ingress_notifications_total";
 
     /// Events made of notifications, by kind.
-    normalize_events_total: IntCounterVec = "crm_relay_normalize_events_total" ["kind"];
+    normalize_events_total: IntCounterVec = "crm_relay_normalize_events_total" ["kind":
+        "created" | "deleted" | "privacy_deleted" | "merged" | "restored" | "property_changed"
+        | "association_added" | "association_removed" | "new_message" | "unknown"];
     /// Notifications that could not be read and became dead letters.
     normalize_failures_total: IntCounter = "crm_relay_normalize_failures_total";
 
-    /// Messages published, by target (partition, destination, dead_letters, topic) and verdict (confirmed, unroutable, rejected, too_large, unavailable, unknown).
-    bus_publish_messages_total: IntCounterVec = "crm_relay_bus_publish_messages_total" ["target", "verdict"];
+    /// Messages published, by target and verdict.
+    bus_publish_messages_total: IntCounterVec = "crm_relay_bus_publish_messages_total" [
+        "target": "partition" | "destination" | "dead_letters" | "topic",
+        "verdict": "confirmed" | "unroutable" | "rejected" | "too_large" | "unavailable" | "unknown"];
     /// Time from handing a batch to the bus to its last verdict.
     bus_publish_duration_seconds: Histogram = "crm_relay_bus_publish_duration_seconds" in SECONDS;
     /// 1 while the bus takes messages.
@@ -110,35 +128,48 @@ metrics! {
     /// Deliveries taken from the bus.
     bus_deliveries_total: IntCounter = "crm_relay_bus_deliveries_total";
     /// Deliveries settled, by how.
-    bus_settlements_total: IntCounterVec = "crm_relay_bus_settlements_total" ["settlement"];
+    bus_settlements_total: IntCounterVec = "crm_relay_bus_settlements_total" ["settlement": "ack" | "hand_back" | "fail"];
+    /// Messages in our queues that no consumer has taken yet (the embedded bus: has not settled yet): intake (all partitions), dead.letters, destination.<name>. Every process on the bus tells the same, every 15 s.
+    bus_queue_messages: IntGaugeVec = "crm_relay_bus_queue_messages" ["queue"];
 
-    /// Calls to HubSpot's API, by endpoint and status class (2xx, 4xx, 429, 5xx, failed).
-    hubspot_calls_total: IntCounterVec = "crm_relay_hubspot_calls_total" ["endpoint", "status"];
+    /// Calls to HubSpot's API, by endpoint and status class; 4xx without 429, failed without a whole answer.
+    hubspot_calls_total: IntCounterVec = "crm_relay_hubspot_calls_total" [
+        "endpoint": "objects_batch_read" | "object" | "associations_batch_read" | "owners" | "owner" | "properties" | "pipelines",
+        "status": "2xx" | "4xx" | "429" | "5xx" | "failed"];
     /// Time of a call to HubSpot's API.
     hubspot_call_duration_seconds: HistogramVec = "crm_relay_hubspot_call_duration_seconds" ["endpoint"] in SECONDS;
     /// Records named in one batch read.
     hubspot_records_per_read: Histogram = "crm_relay_hubspot_records_per_read" in SIZES;
 
-    /// Events by how they ended: delivered, unwanted, duplicate, dead, purged.
-    enrich_events_total: IntCounterVec = "crm_relay_enrich_events_total" ["ending"];
+    /// Events by how they ended.
+    enrich_events_total: IntCounterVec = "crm_relay_enrich_events_total" ["ending":
+        "delivered" | "unwanted" | "duplicate" | "dead" | "purged"];
     /// Events that wait for a read, an answer or a confirm.
     enrich_waiting_events: IntGauge = "crm_relay_enrich_waiting_events";
+    /// Time since the receiver had the oldest event that the worker has taken and that has not ended; 0 when there is none.
+    enrich_oldest_waiting_seconds: Gauge = "crm_relay_enrich_oldest_waiting_seconds";
     /// Events merged into one enriched event.
     enrich_events_per_message: Histogram = "crm_relay_enrich_events_per_message" in SIZES;
     /// Enriched events made, by status.
-    enrich_messages_total: IntCounterVec = "crm_relay_enrich_messages_total" ["status"];
-    /// Portals with waiting events, by state: ready, waiting (for budget), backing_off, paused (token refused).
-    enrich_portals: IntGaugeVec = "crm_relay_enrich_portals" ["state"];
-    /// The smallest budget left of any portal seen in the last minute, by limit class (burst, daily, associations); -1 when none was learnt.
+    enrich_messages_total: IntCounterVec = "crm_relay_enrich_messages_total" ["status":
+        "complete" | "partial" | "stale" | "missing" | "forbidden" | "not_read"];
+    /// Portals with waiting events, by state; waiting means for budget, paused that HubSpot refuses the token.
+    enrich_portals: IntGaugeVec = "crm_relay_enrich_portals" ["state": "ready" | "waiting" | "backing_off" | "paused"];
+    /// The fewest calls left to any portal, by limit (burst, associations, daily); -1 when none was learnt.
     enrich_budget_remaining: IntGaugeVec = "crm_relay_enrich_budget_remaining" ["limit"];
+    /// The smallest share of a limit left to any portal, from 0 to 1, by limit (burst, associations, daily); -1 when none was learnt.
+    enrich_budget_remaining_ratio: GaugeVec = "crm_relay_enrich_budget_remaining_ratio" ["limit"];
 
-    /// Copies for destinations, by outcome: delivered, dead.
-    fan_out_copies_total: IntCounterVec = "crm_relay_fan_out_copies_total" ["outcome"];
+    /// Copies for destinations, by outcome.
+    fan_out_copies_total: IntCounterVec = "crm_relay_fan_out_copies_total" ["outcome": "delivered" | "dead"];
     /// Time from a change (`occurredAt`) to the confirmed delivery of its enriched event.
     fan_out_lateness_seconds: Histogram = "crm_relay_fan_out_lateness_seconds" in LATENESS_SECONDS;
 
     /// Dead letters published, by stage and reason.
-    dead_letters_total: IntCounterVec = "crm_relay_dead_letters_total" ["stage", "reason"];
+    dead_letters_total: IntCounterVec = "crm_relay_dead_letters_total" [
+        "stage": "ingress" | "normalize" | "consume" | "enrich" | "fan_out",
+        "reason": "not_an_array" | "unreadable" | "refused_by_hubspot" | "unknown_portal" | "destination_full"
+            | "destination_unavailable" | "too_large" | "delivery_limit"];
 }
 
 impl Default for Metrics {
@@ -159,6 +190,23 @@ impl Metrics {
     }
 }
 
+/// Every combination of one value per label; none where a label's values are not known beforehand.
+///
+/// A counter that is born with its first event hides it: `increase()` sees no step. So what can be counted is
+/// there from the start, at 0.
+fn combinations(values: &[&[&'static str]]) -> Vec<Vec<&'static str>> {
+    let begin = vec![Vec::new()];
+    values.iter().fold(begin, |known, values| {
+        let longer = |labels: &Vec<_>| {
+            let labels = labels.clone();
+            values
+                .iter()
+                .map(move |value| [&labels[..], &[*value]].concat())
+        };
+        known.iter().flat_map(longer).collect()
+    })
+}
+
 /// A duration in Prometheus' base unit.
 #[must_use]
 pub fn seconds(duration: Duration) -> f64 {
@@ -167,22 +215,95 @@ pub fn seconds(duration: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use crate::bus::PublishError;
+    use crate::enrich::Ending;
+    use crate::event::{DeadLetterReason, EnrichmentStatus, Stage};
+
     use super::*;
 
     #[test]
     fn every_metric_is_named_after_the_program() {
-        let metrics = Metrics::new();
-        metrics
-            .ingress_requests_total
-            .with_label_values(&["accepted"])
-            .inc();
-        let text = metrics.encode();
-        assert!(text.contains("crm_relay_ingress_requests_total{outcome=\"accepted\"} 1"));
+        let text = Metrics::new().encode();
+        assert!(text.contains("crm_relay_build_info{version="));
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             assert!(
                 line.starts_with("crm_relay_") || line.starts_with("process_"),
                 "{line}"
             );
         }
+    }
+
+    #[test]
+    fn whatever_can_be_counted_is_there_from_the_start() {
+        let text = Metrics::new().encode();
+        let there = |series: String| assert!(text.contains(&format!("\n{series} 0\n")), "{series}");
+        for stage in [
+            Stage::Ingress,
+            Stage::Normalize,
+            Stage::Consume,
+            Stage::Enrich,
+            Stage::FanOut,
+        ] {
+            for reason in [
+                DeadLetterReason::NotAnArray,
+                DeadLetterReason::Unreadable,
+                DeadLetterReason::RefusedByHubspot,
+                DeadLetterReason::UnknownPortal,
+                DeadLetterReason::DestinationFull,
+                DeadLetterReason::DestinationUnavailable,
+                DeadLetterReason::TooLarge,
+            ] {
+                let (stage, reason) = (stage.as_str(), reason.as_str());
+                there(format!(
+                    "crm_relay_dead_letters_total{{reason=\"{reason}\",stage=\"{stage}\"}}"
+                ));
+            }
+        }
+        for ending in [
+            Ending::Delivered,
+            Ending::Unwanted,
+            Ending::Duplicate,
+            Ending::Dead,
+            Ending::Purged,
+        ] {
+            let ending = ending.as_str();
+            there(format!(
+                "crm_relay_enrich_events_total{{ending=\"{ending}\"}}"
+            ));
+        }
+        for status in [
+            EnrichmentStatus::Complete,
+            EnrichmentStatus::Partial,
+            EnrichmentStatus::Stale,
+            EnrichmentStatus::Missing,
+            EnrichmentStatus::Forbidden,
+            EnrichmentStatus::NotRead,
+        ] {
+            let status = status.as_str();
+            there(format!(
+                "crm_relay_enrich_messages_total{{status=\"{status}\"}}"
+            ));
+        }
+        for error in [
+            PublishError::Unroutable,
+            PublishError::Rejected,
+            PublishError::TooLarge,
+            PublishError::Unavailable,
+            PublishError::Unknown,
+        ] {
+            let verdict = error.as_str();
+            there(format!(
+                "crm_relay_bus_publish_messages_total{{target=\"partition\",verdict=\"{verdict}\"}}"
+            ));
+        }
+    }
+
+    #[test]
+    fn labels_without_known_values_make_no_series() {
+        assert_eq!(
+            combinations(&[&["a", "b"], &["c"]]),
+            [["a", "c"], ["b", "c"]]
+        );
+        assert!(combinations(&[&["a"], &[]]).is_empty());
     }
 }

@@ -14,6 +14,7 @@ use crate::bus::rabbitmq::{DestinationQueue, RabbitMq, RabbitMqError, RabbitMqOp
 use crate::config::{
     BusConfig, Config, ConfigError, DestinationKind, Problem, Role, Secret, SecretError,
 };
+use crate::depths::Depths;
 use crate::metrics::Metrics;
 use crate::receiver::{Receiver, ReceiverError};
 use crate::shutdown::Grace;
@@ -63,6 +64,7 @@ pub struct Relay {
     parts: Parts,
     admin: Admin,
     health: Arc<Health>,
+    depths: Depths,
     metrics: Arc<Metrics>,
     stopping: Stopping,
 }
@@ -96,6 +98,11 @@ impl Relay {
         tracing::info!(admin.addr = %admin.addr(), "the admin port listens");
         match Parts::start(config, role, &bus, &metrics).await {
             Ok(parts) => Ok(Self {
+                depths: Depths::watch(
+                    Arc::clone(&bus),
+                    destination_names(config),
+                    Arc::clone(&metrics),
+                ),
                 bus,
                 parts,
                 admin,
@@ -134,15 +141,20 @@ impl Relay {
         &self.bus
     }
 
-    /// Stops: not ready any more, no new requests, no new deliveries, what is in flight finished and settled,
-    /// then the bus, then the admin port. Returns within `shutdown.grace`, or
+    /// Stops: not ready any more, after `shutdown.delay` no new requests, no new deliveries, what is in flight
+    /// finished and settled, then the bus, then the admin port. Returns within `shutdown.grace`, or
     /// about two seconds later when parts had to be left behind.
     ///
     /// # Errors
     /// [`StopTimeout`] when a part did not end in time and was left behind.
     pub async fn stop(self) -> Result<(), StopTimeout> {
+        let grace = Grace::begin(self.stopping.grace);
         self.health.stop();
-        let stopped = self.parts.stop(&self.bus, self.stopping).await;
+        if self.parts.receiver.is_some() {
+            tokio::time::sleep(self.stopping.delay).await;
+        }
+        drop(self.depths);
+        let stopped = self.parts.stop(&self.bus, grace).await;
         self.admin.stop().await;
         stopped
     }
@@ -182,9 +194,8 @@ impl Parts {
         Ok(parts)
     }
 
-    async fn stop(self, bus: &Arc<dyn Bus>, stopping: Stopping) -> Result<(), StopTimeout> {
-        let grace = Grace::begin(stopping.grace);
-        let reserve = CLOSE_RESERVE.min(stopping.grace / 4);
+    async fn stop(self, bus: &Arc<dyn Bus>, grace: Grace) -> Result<(), StopTimeout> {
+        let reserve = CLOSE_RESERVE.min(grace.left() / 4);
         let mut in_time = true;
         if let Some(receiver) = self.receiver {
             let left = grace.left_before(reserve);
@@ -202,12 +213,14 @@ impl Parts {
 /// How to stop, as configured.
 #[derive(Clone, Copy)]
 struct Stopping {
+    delay: Duration,
     grace: Duration,
 }
 
 impl Stopping {
     fn of(config: &Config) -> Self {
         Self {
+            delay: config.shutdown.delay,
             grace: config.shutdown.grace,
         }
     }
@@ -236,7 +249,7 @@ async fn undo(
     stopping: Stopping,
 ) -> RelayError {
     // Whether that was in time is already logged, and the caller must hear of the first error.
-    let _ = parts.stop(bus, stopping).await;
+    let _ = parts.stop(bus, Grace::begin(stopping.grace)).await;
     error
 }
 
@@ -282,6 +295,12 @@ fn rabbitmq_options(
         destinations: destination_queues(config),
         connection_name: connection_name(role).to_owned(),
     })
+}
+
+/// Destinations with a queue of their own.
+fn destination_names(config: &Config) -> Vec<String> {
+    let queues = destination_queues(config).into_iter();
+    queues.map(|queue| queue.name).collect()
 }
 
 fn destination_queues(config: &Config) -> Vec<DestinationQueue> {

@@ -210,6 +210,11 @@ pub enum LogFormat {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ShutdownConfig {
+    /// How long the receiver goes on as before once `/readyz` says that we are stopping, so that a load balancer
+    /// has sent its last request before the port closes. Part of `grace`; a worker alone does not wait.
+    /// Default `0s`; on Kubernetes `5s`.
+    #[serde(with = "humantime_serde")]
+    pub delay: Duration,
     /// How long stopping may take, from SIGTERM to exit. Default `25s`, inside Kubernetes' 30.
     #[serde(with = "humantime_serde")]
     pub grace: Duration,
@@ -324,6 +329,7 @@ impl Default for LogConfig {
 impl Default for ShutdownConfig {
     fn default() -> Self {
         Self {
+            delay: Duration::ZERO,
             grace: Duration::from_secs(25),
         }
     }

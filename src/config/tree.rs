@@ -25,6 +25,7 @@ const SHOWN_KEYS: &[&str] = &[
     "max_length_bytes",
     "format",
     "grace",
+    "delay",
 ];
 /// Longer texts are not shown either.
 const SHOWN_CHARS_MAX: usize = 24;

@@ -116,7 +116,7 @@ fn form_of(name: &str) -> Option<&'static str> {
         "url" => {
             "a text: env:NAME, file:PATH or the broker's URL, amqp://user:password@host:5672/vhost"
         }
-        "publish_timeout" | "timeout" | "grace" => {
+        "publish_timeout" | "timeout" | "grace" | "delay" => {
             "a duration with its unit, such as 500ms, 3s or 1m"
         }
         "body_size_max" | "max_length_bytes" => "a size, such as 8 MiB, or a number of bytes",

@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::protocol::BudgetLeft;
 use crate::event::Millis;
 use crate::hubspot::call::{LimitClass, RateLimitPolicy, RateLimits};
 
@@ -26,7 +27,7 @@ pub const DAILY_PROBE: Duration = Duration::from_secs(300);
 pub struct Budget {
     burst: Window,
     associations: Window,
-    daily_remaining: Option<u32>,
+    daily: Option<BudgetLeft>,
     paused_until: Option<Millis>,
 }
 
@@ -55,7 +56,7 @@ impl Default for Budget {
         Self {
             burst: Window::new(),
             associations: Window::new(),
-            daily_remaining: None,
+            daily: None,
             paused_until: None,
         }
     }
@@ -89,9 +90,12 @@ impl Budget {
         limits: &RateLimits,
     ) {
         self.window(class).answered(sent_at, now, limits);
-        if class == LimitClass::Burst && limits.daily_remaining.is_some() {
-            self.daily_remaining = limits.daily_remaining;
-            if limits.daily_remaining == Some(0) {
+        if class == LimitClass::Burst
+            && let Some(remaining) = limits.daily_remaining
+        {
+            let max = limits.daily_max.unwrap_or(remaining);
+            self.daily = Some(BudgetLeft::of(remaining, max));
+            if remaining == 0 {
                 self.pause(now.after(DAILY_PROBE));
             }
         }
@@ -107,20 +111,20 @@ impl Budget {
         self.pause(now.after(delay));
     }
 
-    /// Calls left in the window of `class`, as far as is known; for metrics.
+    /// What is left in the window of `class`, as far as is known; for metrics.
     #[must_use]
-    pub fn remaining(&self, class: LimitClass) -> Option<u32> {
+    pub fn left(&self, class: LimitClass) -> Option<BudgetLeft> {
         let window = self.window_ref(class);
         window.max.map(|max| {
-            max.saturating_sub(window.held())
-                .saturating_sub(window.others)
+            let used = window.held().saturating_add(window.others);
+            BudgetLeft::of(max.saturating_sub(used), max)
         })
     }
 
-    /// Calls left today, as far as is known; for metrics.
+    /// What is left today, as far as is known; for metrics.
     #[must_use]
-    pub fn daily_remaining(&self) -> Option<u32> {
-        self.daily_remaining
+    pub fn daily_left(&self) -> Option<BudgetLeft> {
+        self.daily
     }
 
     /// Lets no call of any class out before `until`.

@@ -10,7 +10,9 @@ use super::health::Health;
 use super::job::Key;
 use super::plan::Plans;
 use super::portal::{Context, Portal};
-use super::protocol::{CallId, DeliveryId, Ending, EngineStats, Input, Output, PublishId};
+use super::protocol::{
+    BudgetLeft, CallId, DeliveryId, Ending, EngineStats, Input, Output, PublishId,
+};
 use super::window::{SEEN_CAPACITY, SEEN_KEEP, Window};
 
 /// The engine of one partition. See the [module](super).
@@ -32,6 +34,8 @@ pub struct Engine {
 struct Live {
     /// The deliveries that brought it: the first, and those of repeats that came meanwhile.
     deliveries: Vec<DeliveryId>,
+    /// When the receiver had it.
+    received_at: Millis,
     /// The jobs it is part of and that have not ended.
     parts: usize,
     /// The worst ending of a part so far.
@@ -102,19 +106,16 @@ impl Engine {
     pub fn stats(&mut self, now: Millis) -> EngineStats {
         let mut stats = EngineStats {
             waiting_events: self.live.len(),
+            oldest_received_at: self.live.values().map(|live| live.received_at).min(),
             ..EngineStats::default()
         };
         for portal in self.portals.values_mut() {
-            let least = |known: Option<u32>, new: Option<u32>| known.into_iter().chain(new).min();
-            stats.burst_remaining = least(
-                stats.burst_remaining,
-                portal.budget.remaining(LimitClass::Burst),
-            );
-            stats.associations_remaining = least(
-                stats.associations_remaining,
-                portal.budget.remaining(LimitClass::Associations),
-            );
-            stats.daily_remaining = least(stats.daily_remaining, portal.budget.daily_remaining());
+            let least =
+                |known: Option<BudgetLeft>, new| BudgetLeft::least_of(known.into_iter().chain(new));
+            let budget = &portal.budget;
+            stats.burst = least(stats.burst, budget.left(LimitClass::Burst));
+            stats.associations = least(stats.associations, budget.left(LimitClass::Associations));
+            stats.daily = least(stats.daily, budget.daily_left());
             if !portal.has_work() {
                 continue;
             }
@@ -159,6 +160,7 @@ impl Engine {
             let (id, portal_id) = (event.id.clone(), event.portal_id.clone());
             let live = Live {
                 deliveries: vec![delivery],
+                received_at: event.received_at,
                 parts: usize::MAX,
                 ending: Ending::Unwanted,
             };

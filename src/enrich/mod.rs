@@ -34,5 +34,5 @@ mod window;
 
 pub use engine::Engine;
 pub use plan::{Plan, Plans};
-pub use protocol::{CallId, DeliveryId, Ending, EngineStats, Input, Output, PublishId};
+pub use protocol::{BudgetLeft, CallId, DeliveryId, Ending, EngineStats, Input, Output, PublishId};
 pub use window::{SEEN_CAPACITY, SEEN_KEEP};

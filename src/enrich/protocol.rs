@@ -1,6 +1,6 @@
 //! What the engine is told and what it says: plain data, so that any shell can drive it.
 
-use crate::event::{DeadLetter, EnrichedEvent, Event, PortalId};
+use crate::event::{DeadLetter, EnrichedEvent, Event, Millis, PortalId};
 use crate::hubspot::call::{Answered, Call};
 
 /// A delivery of the bus, as the shell numbers them.
@@ -128,10 +128,48 @@ pub struct EngineStats {
     pub portals_backing_off: usize,
     /// Portals with waiting events whose token is refused.
     pub portals_paused: usize,
-    /// The smallest number of calls left in any portal's ten-second window.
-    pub burst_remaining: Option<u32>,
-    /// The smallest number of calls left in any portal's association window.
-    pub associations_remaining: Option<u32>,
-    /// The smallest number of calls left today in any portal.
-    pub daily_remaining: Option<u32>,
+    /// When the oldest event that has not ended was received.
+    pub oldest_received_at: Option<Millis>,
+    /// The least left in any portal's ten-second window.
+    pub burst: Option<BudgetLeft>,
+    /// The least left in any portal's association window.
+    pub associations: Option<BudgetLeft>,
+    /// The least left today in any portal.
+    pub daily: Option<BudgetLeft>,
+}
+
+/// What is left of a limit of HubSpot's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BudgetLeft {
+    /// In calls.
+    pub calls: u32,
+    /// In thousandths of the limit.
+    pub permille: u32,
+}
+
+impl BudgetLeft {
+    /// `calls` of `max`.
+    #[must_use]
+    pub fn of(calls: u32, max: u32) -> Self {
+        let permille = u64::from(calls) * 1_000 / u64::from(max.max(1));
+        Self {
+            calls,
+            permille: u32::try_from(permille).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// The smaller of the calls and the smaller of the shares, which may be of different portals.
+    #[must_use]
+    pub fn least(self, other: Self) -> Self {
+        Self {
+            calls: self.calls.min(other.calls),
+            permille: self.permille.min(other.permille),
+        }
+    }
+
+    /// The least of all.
+    #[must_use]
+    pub fn least_of(lefts: impl Iterator<Item = Self>) -> Option<Self> {
+        lefts.reduce(Self::least)
+    }
 }

@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::bus::{Bus, Outgoing};
-use crate::enrich::{Ending, EngineStats, Input, PublishId};
-use crate::event::{DeadLetter, EnrichedEvent};
+use crate::enrich::{BudgetLeft, Ending, EngineStats, Input, PublishId};
+use crate::event::{DeadLetter, EnrichedEvent, Millis};
 use crate::fan_out::{FanOut, FanOutOutcome};
 use crate::hubspot::client::HubSpot;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, seconds};
 
 /// Wait before a delivery that failed is tried again; doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(200);
@@ -22,7 +22,7 @@ pub(super) struct Parts {
     pub(super) metrics: Arc<Metrics>,
     fan_out: FanOut,
     /// The last figures of each partition.
-    budgets: Mutex<Vec<EngineStats>>,
+    reported: Mutex<Vec<EngineStats>>,
 }
 
 /// Messages that are tried together.
@@ -67,7 +67,7 @@ impl Parts {
             hubspot,
             metrics,
             fan_out,
-            budgets: Mutex::new(vec![EngineStats::default(); partitions]),
+            reported: Mutex::new(vec![EngineStats::default(); partitions]),
         }
     }
 
@@ -100,27 +100,38 @@ impl Parts {
         delivered
     }
 
-    /// The smallest budget over all partitions; -1 where none was learnt.
-    pub(super) fn report_budgets(&self, partition: u16, stats: EngineStats) {
-        let mut budgets = self
-            .budgets
+    /// Gauges over all partitions: the oldest event that waits, and the least budget left (-1: none was learnt).
+    pub(super) fn report(&self, partition: u16, stats: EngineStats, now: Millis) {
+        let mut reported = self
+            .reported
             .lock()
             .expect("nothing panics while it holds the lock");
-        budgets[usize::from(partition)] = stats;
-        let smallest = |of: fn(&EngineStats) -> Option<u32>| {
-            budgets.iter().filter_map(of).min().map_or(-1, i64::from)
+        reported[usize::from(partition)] = stats;
+        let oldest = reported.iter().filter_map(|stats| stats.oldest_received_at);
+        let waiting = oldest.min().map_or(Duration::ZERO, |at| now.since(at));
+        self.metrics
+            .enrich_oldest_waiting_seconds
+            .set(seconds(waiting));
+        let least = |of: fn(&EngineStats) -> Option<BudgetLeft>| {
+            BudgetLeft::least_of(reported.iter().filter_map(of))
         };
-        let gauge = &self.metrics.enrich_budget_remaining;
-        for (limit, value) in [
-            ("burst", smallest(|stats| stats.burst_remaining)),
-            (
-                "associations",
-                smallest(|stats| stats.associations_remaining),
-            ),
-            ("daily", smallest(|stats| stats.daily_remaining)),
-        ] {
-            gauge.with_label_values(&[limit]).set(value);
-        }
+        self.report_budget("burst", least(|stats| stats.burst));
+        self.report_budget("associations", least(|stats| stats.associations));
+        self.report_budget("daily", least(|stats| stats.daily));
+    }
+
+    fn report_budget(&self, limit: &str, left: Option<BudgetLeft>) {
+        let calls = left.map_or(-1, |left| i64::from(left.calls));
+        let ratio = left.map_or(-1.0, |left| f64::from(left.permille) / 1_000.0);
+        let metrics = &self.metrics;
+        metrics
+            .enrich_budget_remaining
+            .with_label_values(&[limit])
+            .set(calls);
+        metrics
+            .enrich_budget_remaining_ratio
+            .with_label_values(&[limit])
+            .set(ratio);
     }
 
     fn count(&self, event: &EnrichedEvent) {

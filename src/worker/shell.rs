@@ -335,7 +335,7 @@ impl Shell {
                 .with_label_values(&[state])
                 .add(difference(new, old));
         }
-        self.parts.report_budgets(self.partition, stats);
+        self.parts.report(self.partition, stats, self.clock.now());
         self.reported = stats;
     }
 

@@ -392,6 +392,7 @@ fn every_rule_refuses_what_it_is_for_and_names_the_setting() {
             "bus.publish_timeout",
         ),
         ("", "[shutdown]\ngrace = '2s'", Role::Run, "shutdown.grace"),
+        ("", "[shutdown]\ndelay = '23s'", Role::Run, "shutdown.grace"),
         ("", "[log]\nfilter = 'inof'", Role::Run, "log.filter"),
         (base, "http://api.hubapi.com", Role::Run, "hubspot.base_url"),
         (base, "api.hubapi.com", Role::Run, "hubspot.base_url"),

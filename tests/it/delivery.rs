@@ -48,6 +48,12 @@ async fn arrives(
     .await
 }
 
+/// What a series of `/metrics` says.
+fn figure(metrics: &str, series: &str) -> Option<f64> {
+    let mut values = metrics.lines().filter_map(|line| line.strip_prefix(series));
+    values.find_map(|value| value.trim().parse().ok())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_arrives_with_record_owner_associations_and_pipeline_in_both_path_families() {
     for version in ["2026-09", "v3"] {
@@ -244,6 +250,12 @@ async fn a_revoked_token_keeps_the_events_until_it_is_good_again() {
             .iter()
             .all(|message| message.subject != format!("contact/{id}"))
     );
+    let waiting = eventually("the wait shows", ARRIVAL_MAX, async || {
+        let oldest = "crm_relay_enrich_oldest_waiting_seconds";
+        figure(&relay.metrics().await, oldest).filter(|seconds| *seconds > 0.0)
+    })
+    .await;
+    assert!(waiting < ARRIVAL_MAX.as_secs_f64(), "{waiting}");
     assert!(
         !relay.log().contains("kept@example.com"),
         "no property value in the log"
@@ -260,6 +272,25 @@ async fn sigterm_settles_what_is_in_flight_and_exits_with_0() {
     hubspot.set_traffic(0.0);
     let status = relay.terminate().await;
     assert_eq!(status.code(), Some(0), "{}", relay.log());
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_is_not_ready_any_more_still_answers_for_the_delay() {
+    let more = "[shutdown]\ndelay = \"2s\"";
+    let (simulator, mut relay) = world(&Bus::Embedded, PortalOptions::new(PORTAL), more).await;
+    assert_eq!(relay.probe("/readyz").await, 200);
+    let asked = std::time::Instant::now();
+    relay.ask_to_stop();
+    eventually("not ready any more", Duration::from_secs(1), async || {
+        (relay.probe("/readyz").await == 503).then_some(())
+    })
+    .await;
+    assert_eq!(relay.unsigned_request().await, Some(401));
+    assert_eq!(relay.probe("/livez").await, 200);
+    assert_eq!(relay.ended().await.code(), Some(0), "{}", relay.log());
+    assert!(asked.elapsed() >= Duration::from_secs(2));
+    assert_eq!(relay.unsigned_request().await, None);
     simulator.stop().await;
 }
 
@@ -352,12 +383,13 @@ async fn each_queue_gets_what_its_patterns_match_and_so_does_one_bound_by_others
             .unwrap()
             .starts_with("company/")
     );
-    let metrics = relay.metrics().await;
-    assert!(
-        metrics.contains(
-            "crm_relay_dead_letters_total{reason=\"destination_full\",stage=\"fan_out\"}"
-        )
-    );
+    let full = "crm_relay_dead_letters_total{reason=\"destination_full\",stage=\"fan_out\"}";
+    assert!(figure(&relay.metrics().await, full).unwrap() >= 1.0);
+    eventually("the full queue's depth shows", ARRIVAL_MAX, async || {
+        let small = "crm_relay_bus_queue_messages{queue=\"destination.small\"}";
+        figure(&relay.metrics().await, small).filter(|messages| *messages >= 1.0)
+    })
+    .await;
     connection.close(200, "done".into()).await.unwrap();
     simulator.stop().await;
 }

@@ -91,9 +91,13 @@ fn publishes_end_before_hubspot_gives_up(config: &Config, _: Role) -> Vec<Proble
 
 fn stopping_leaves_time_to_publish(config: &Config, _: Role) -> Vec<Problem> {
     problem_if(
-        config.shutdown.grace < config.bus.publish_timeout,
+        config.shutdown.grace
+            < config
+                .shutdown
+                .delay
+                .saturating_add(config.bus.publish_timeout),
         "shutdown.grace",
-        "it is shorter than bus.publish_timeout, so requests could be cut off while they are stored; write a longer one, such as 25s",
+        "it is shorter than shutdown.delay and bus.publish_timeout together, so requests could be cut off while they are stored; write a longer one, such as 25s",
     )
 }
 

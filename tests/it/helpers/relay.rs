@@ -141,12 +141,19 @@ impl RelayProcess {
 
     /// SIGTERM, and waits for the end.
     pub async fn terminate(&mut self) -> ExitStatus {
+        self.ask_to_stop();
+        self.ended().await
+    }
+
+    /// SIGTERM.
+    pub fn ask_to_stop(&self) {
+        let id = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").arg(id).status().unwrap().success());
+    }
+
+    /// Waits for the end.
+    pub async fn ended(&mut self) -> ExitStatus {
         let mut child = self.child.take().unwrap();
-        let kill = Command::new("kill")
-            .arg(child.id().to_string())
-            .status()
-            .unwrap();
-        assert!(kill.success());
         eventually("the relay ends", Duration::from_secs(30), async || {
             child.try_wait().unwrap()
         })
@@ -159,6 +166,19 @@ impl RelayProcess {
 
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap()
+    }
+
+    /// The status of a probe.
+    pub async fn probe(&self, path: &str) -> u16 {
+        let answer = reqwest::get(format!("http://{}{path}", self.admin)).await;
+        answer.unwrap().status().as_u16()
+    }
+
+    /// The status that a request without a signature gets; `None` when the port does not listen.
+    pub async fn unsigned_request(&self) -> Option<u16> {
+        let url = format!("http://{}/webhooks/hubspot", self.receiver);
+        let answer = reqwest::Client::new().post(url).body("[]").send().await;
+        answer.ok().map(|answer| answer.status().as_u16())
     }
 
     pub async fn metrics(&self) -> String {
