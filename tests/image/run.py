@@ -1,0 +1,158 @@
+"""Runs the program in the root of its image: read-only, as user 65532, without capabilities.
+
+Called by run.sh in a mount and process namespace of its own, so that mounts and processes end with it.
+"""
+
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+ROOT = sys.argv[1]
+USER = "65532:65532"
+PROGRAM = "/usr/local/bin/crm-relay"
+STARTS = 10
+READY_MAX = 20
+IDLE_SECONDS = 20
+STOP_MAX = 30
+
+CONFIG = """
+[receiver]
+public_url = "https://relay.example.com/webhooks/hubspot"
+[app.main]
+client_secrets = ["env:HUBSPOT_CLIENT_SECRET"]
+[portal.8241]
+access_token = "env:HUBSPOT_TOKEN"
+[destination.out]
+kind = "ndjson"
+path = "-"
+[log]
+format = "json"
+"""
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def mount(*arguments):
+    subprocess.run(["mount", *arguments], check=True)
+
+
+def prepare(data):
+    """What a container runtime does: mount points, a read-only root, one writable volume."""
+    for folder in ("etc/crm-relay", "proc", "dev", "tmp"):
+        os.makedirs(f"{ROOT}/{folder}", exist_ok=True)
+    with open(f"{ROOT}/etc/crm-relay/relay.toml", "w", encoding="utf-8") as config:
+        config.write(CONFIG)
+    owner = os.stat(f"{ROOT}/var/lib/crm-relay")
+    assert (owner.st_uid, owner.st_gid) == (65532, 65532), "the data folder is not the user's"
+    os.chown(data, 65532, 65532)
+    mount("--bind", ROOT, ROOT)
+    mount("-o", "remount,bind,ro", ROOT)
+    mount("-t", "proc", "proc", f"{ROOT}/proc")
+    mount("--bind", data, f"{ROOT}/var/lib/crm-relay")
+
+
+def command(*arguments):
+    return ["setpriv", "--no-new-privs", "chroot", f"--userspec={USER}", ROOT, PROGRAM, *arguments]
+
+
+def environment(receiver=0, admin=0):
+    return {
+        "CRM_RELAY_CONFIG": "/etc/crm-relay/relay.toml",
+        "CRM_RELAY__RECEIVER__LISTEN": f"127.0.0.1:{receiver}",
+        "CRM_RELAY__ADMIN__LISTEN": f"127.0.0.1:{admin}",
+        "CRM_RELAY__BUS__DATA_DIR": "/var/lib/crm-relay",
+        "HUBSPOT_CLIENT_SECRET": "a-client-secret-for-tests",
+        "HUBSPOT_TOKEN": "a-token-for-tests",
+        "PATH": os.environ["PATH"],
+    }
+
+
+def get(url):
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, ""
+    except OSError:
+        return None, ""
+
+
+class Relay:
+    """`crm-relay run`, from the start until it is ready."""
+
+    def __init__(self):
+        self.admin = free_port()
+        self.log = tempfile.TemporaryFile()
+        begun = time.monotonic()
+        self.process = subprocess.Popen(
+            command("run"), env=environment(free_port(), self.admin), stdout=subprocess.DEVNULL, stderr=self.log
+        )
+        while self.get("/readyz")[0] != 200:
+            assert self.process.poll() is None, self.text()
+            assert time.monotonic() - begun < READY_MAX, "not ready in time: " + self.text()
+            time.sleep(0.001)
+        self.ready_seconds = time.monotonic() - begun
+
+    def get(self, path):
+        return get(f"http://127.0.0.1:{self.admin}{path}")
+
+    def text(self):
+        self.log.seek(0)
+        return self.log.read().decode()
+
+    def memory_mb(self):
+        with open(f"/proc/{self.process.pid}/smaps_rollup", encoding="ascii") as rollup:
+            sizes = {line.split(":")[0]: int(line.split()[1]) for line in rollup if line.endswith("kB\n")}
+        return sizes["Rss"] / 1024, sizes["Pss"] / 1024
+
+    def status(self, key):
+        with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
+            return next(line.split()[1] for line in status if line.startswith(key + ":"))
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_MAX)
+
+
+def main():
+    with tempfile.TemporaryDirectory() as data:
+        prepare(data)
+        version = subprocess.run(command("--version"), env=environment(), check=True, capture_output=True, timeout=30)
+        print(version.stdout.decode().strip())
+
+        demo = subprocess.run(
+            command("demo", "--events", "20", "--json"), env=environment(), check=True, capture_output=True, timeout=120
+        )
+        messages = demo.stdout.decode().splitlines()
+        assert len(messages) >= 20, f"the demo made {len(messages)} messages"
+        print(f"demo: {len(messages)} messages")
+
+        relay = Relay()
+        assert relay.status("Uid") == "65532" and int(relay.status("CapEff"), 16) == 0 and relay.status("NoNewPrivs") == "1"
+        assert "crm_relay_bus_connected 1" in relay.get("/metrics")[1]
+        time.sleep(IDLE_SECONDS)
+        rss, pss = relay.memory_mb()
+        assert relay.stop() == 0, relay.text()
+        assert '"WARN"' not in relay.text() and '"ERROR"' not in relay.text(), relay.text()
+        print(f"idle memory of `run` after {IDLE_SECONDS} s: {rss:.1f} MB resident, {pss:.1f} MB proportional")
+
+        starts = []
+        for _ in range(STARTS):
+            relay = Relay()
+            starts.append(relay.ready_seconds * 1_000)
+            assert relay.stop() == 0, relay.text()
+        print(f"start to ready, {STARTS} times: median {statistics.median(starts):.0f} ms, {min(starts):.0f} to {max(starts):.0f}")
+
+
+main()
