@@ -137,7 +137,8 @@ metrics! {
         "endpoint": "objects_batch_read" | "object" | "associations_batch_read" | "owners" | "owner" | "properties" | "pipelines",
         "status": "2xx" | "4xx" | "429" | "5xx" | "failed"];
     /// Time of a call to HubSpot's API.
-    hubspot_call_duration_seconds: HistogramVec = "crm_relay_hubspot_call_duration_seconds" ["endpoint"] in SECONDS;
+    hubspot_call_duration_seconds: HistogramVec = "crm_relay_hubspot_call_duration_seconds" ["endpoint":
+        "objects_batch_read" | "object" | "associations_batch_read" | "owners" | "owner" | "properties" | "pipelines"] in SECONDS;
     /// Records named in one batch read.
     hubspot_records_per_read: Histogram = "crm_relay_hubspot_records_per_read" in SIZES;
 

@@ -131,9 +131,10 @@ def main():
         version = subprocess.run(command("--version"), env=environment(), check=True, capture_output=True, timeout=30)
         print(version.stdout.decode().strip())
 
-        demo = subprocess.run(
-            command("demo", "--events", "20", "--json"), env=environment(), check=True, capture_output=True, timeout=120
-        )
+        # The demo keeps its store in a temporary folder, and the root is read-only.
+        temporary = {**environment(), "TMPDIR": "/var/lib/crm-relay"}
+        demo = subprocess.run(command("demo", "--events", "20", "--json"), env=temporary, capture_output=True, timeout=120)
+        assert demo.returncode == 0, demo.stderr.decode()[-800:]
         messages = demo.stdout.decode().splitlines()
         assert len(messages) >= 20, f"the demo made {len(messages)} messages"
         print(f"demo: {len(messages)} messages")
