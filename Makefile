@@ -1,6 +1,6 @@
 # Every command is a line in a shell of its own; `make` only gives them names.
 
-.PHONY: demo test lint interop bench
+.PHONY: demo test lint interop manifests image-test bench
 
 demo: ## the whole relay on this machine, against the simulator
 	cargo run -- demo
@@ -15,6 +15,12 @@ lint: ## what CI checks besides the tests
 
 interop: ## other people's clients: HubSpot's SDKs, pika, amqplib, CloudEvents; installs them if missing
 	tests/interop/run.sh
+
+manifests: ## k8s/ against Kubernetes, the CRDs, a policy scanner and the program; alerts by promtool
+	tests/manifests/run.sh
+
+image-test: ## builds the image on bases made here, and runs the program in what it holds; needs root and ten minutes
+	tests/image/run.sh
 
 bench: ## throughput of the receiver, and API calls per thousand events
 	cargo bench --bench throughput
