@@ -129,7 +129,7 @@ metrics! {
     bus_deliveries_total: IntCounter = "crm_relay_bus_deliveries_total";
     /// Deliveries settled, by how.
     bus_settlements_total: IntCounterVec = "crm_relay_bus_settlements_total" ["settlement": "ack" | "hand_back" | "fail"];
-    /// Messages in our queues that no consumer has taken yet (the embedded bus: has not settled yet): intake (all partitions), dead.letters, destination.<name>. Every process on the bus tells the same, every 15 s.
+    /// Messages in our queues that no consumer has taken yet (the embedded bus: has not settled yet): intake (all partitions), dead.letters, destination.NAME. Every process on the bus tells the same, every 15 s.
     bus_queue_messages: IntGaugeVec = "crm_relay_bus_queue_messages" ["queue"];
 
     /// Calls to HubSpot's API, by endpoint and status class; 4xx without 429, failed without a whole answer.
