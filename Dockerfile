@@ -8,8 +8,8 @@ FROM ${BUILD_IMAGE} AS build
 WORKDIR /build
 # Dependencies have a layer of their own, which lasts until Cargo.toml or Cargo.lock change.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src benches \
-    && touch src/lib.rs benches/throughput.rs \
+RUN mkdir -p src benches/bench \
+    && touch src/lib.rs benches/bench/main.rs \
     && echo 'fn main() {}' > src/main.rs \
     && cargo build --locked --profile image \
     && rm -r src

@@ -22,5 +22,5 @@ manifests: ## k8s/ against Kubernetes, the CRDs, a policy scanner and the progra
 image-test: ## builds the image on bases made here, and runs the program in what it holds; needs root and ten minutes
 	tests/image/run.sh
 
-bench: ## throughput of the receiver, and API calls per thousand events
-	cargo bench --bench throughput
+bench: ## how fast, how late, at what cost: ceiling, receiver, worker, end to end, beside a hand-written integration
+	benches/run.sh

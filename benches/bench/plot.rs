@@ -1,0 +1,6 @@
+//! The picture.
+use crate::report::Report;
+/// As SVG.
+pub fn plot(_report: &Report) -> String {
+    String::new()
+}
