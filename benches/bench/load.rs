@@ -26,6 +26,9 @@ pub const PORTAL: u64 = 8241;
 /// HubSpot's own: it opens about as many to one app.
 pub const CONNECTIONS: usize = 10;
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// How old our changes are: older than the simulated records' last change, which nobody made for their sake. A record
+/// that lags behind the change it was read for would, rightly, be read again.
+const OCCURRED_AGO: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 /// The first of the ids of our events.
 const FIRST_EVENT: u64 = 1_000_000_000;
 
@@ -79,7 +82,7 @@ pub fn event_id(index: usize) -> u64 {
 }
 
 fn body(first: usize, size: usize, records: &[u64]) -> String {
-    let now = Millis::now().as_i64();
+    let occurred_at = Millis::now().as_i64() - OCCURRED_AGO.as_millis() as i64;
     let mut body = String::from("[");
     for index in first..first + size {
         let separator = if index == first { "" } else { "," };
@@ -87,7 +90,7 @@ fn body(first: usize, size: usize, records: &[u64]) -> String {
         let _ = write!(
             body,
             "{separator}{{\"eventId\":{event},\"subscriptionId\":3900002,\"portalId\":{PORTAL},\"appId\":15000001,\
-             \"occurredAt\":{now},\"subscriptionType\":\"object.propertyChange\",\"attemptNumber\":0,\
+             \"occurredAt\":{occurred_at},\"subscriptionType\":\"object.propertyChange\",\"attemptNumber\":0,\
              \"objectId\":{record},\"objectTypeId\":\"0-1\",\"propertyName\":\"email\",\
              \"propertyValue\":\"ada@example.com\",\"changeSource\":\"CRM_UI\",\"sourceId\":\"userId:75500001\",\
              \"isSensitive\":false}}",

@@ -10,7 +10,7 @@ import hubspot from '@hubspot/api-client';
 const { AMQP_URL, PORT, PUBLIC_URL, CLIENT_SECRET, QUEUE_PREFIX } = process.env;
 const INTAKE = `${QUEUE_PREFIX}.intake`;
 
-const connection = await amqp.connect(AMQP_URL);
+const connection = await amqp.connect(AMQP_URL, { noDelay: true });
 const channel = await connection.createConfirmChannel();
 await channel.assertQueue(INTAKE, { durable: true, arguments: { 'x-queue-type': 'quorum' } });
 

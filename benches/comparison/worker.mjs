@@ -13,17 +13,13 @@ const OUT = `${QUEUE_PREFIX}.out`;
 const RETRIES_MAX = 6;
 const REQUEUE_DELAY_MS = 1_000;
 
-// The SDK's own limiter, told of the account's real limit: its default is nine calls a second.
-const pace = CALLS_PER_10S && {
-  reservoir: Number(CALLS_PER_10S),
-  reservoirRefreshAmount: Number(CALLS_PER_10S),
-  reservoirRefreshInterval: 10_000,
-};
+// The SDK's own limiter, told of the account's real limit; without a limit it would only cost time.
+const limiterOptions = CALLS_PER_10S && { minTime: 10_000 / Number(CALLS_PER_10S) };
 const client = new hubspot.Client({
   accessToken: ACCESS_TOKEN,
   basePath: HUBSPOT_URL,
   numberOfApiCallRetries: RETRIES_MAX,
-  limiterOptions: { maxConcurrent: Number(CONCURRENCY), ...pace },
+  limiterOptions,
 });
 
 // What downstream asks for; other types get HubSpot's defaults.
@@ -32,7 +28,7 @@ const PROPERTIES = {
 };
 const ASSOCIATIONS = { '0-1': ['companies'] };
 
-const connection = await amqp.connect(AMQP_URL);
+const connection = await amqp.connect(AMQP_URL, { noDelay: true });
 const channel = await connection.createConfirmChannel();
 for (const queue of [INTAKE, OUT]) {
   await channel.assertQueue(queue, { durable: true, arguments: { 'x-queue-type': 'quorum' } });
