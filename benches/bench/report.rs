@@ -74,13 +74,6 @@ impl Row {
     }
 }
 
-impl Table {
-    /// The row of that name.
-    pub fn row(&self, name: &str) -> Option<&Row> {
-        self.rows.iter().find(|row| row.name == name)
-    }
-}
-
 impl Report {
     /// The table of that title.
     pub fn table(&self, title: &str) -> Option<&Table> {
