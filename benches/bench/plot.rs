@@ -1,4 +1,4 @@
-//! The figures as a picture: bars on a logarithmic scale, one panel for what the receiver accepts and one for what the
+//! The figures as a picture: bars, one panel for what the receiver accepts and one for what the
 //! worker makes of it.
 
 use plotters::prelude::*;
@@ -97,7 +97,7 @@ fn draw(area: &Area<'_>, panel: &Panel, top: u32) {
     for (index, bar) in panel.bars.iter().enumerate() {
         let upper = (top + HEAD + BAR * index as u32) as i32;
         let (lower, middle) = (upper + BAR as i32 - 6, upper + BAR as i32 / 2 - 3);
-        let end = (LEFT + (RIGHT - LEFT) * (bar.value.max(1.0).ln() / most.ln())) as i32;
+        let end = (LEFT + (RIGHT - LEFT) * bar.value / most) as i32;
         let rectangle = Rectangle::new(
             [(LEFT as i32, upper), (end, lower)],
             colour(&bar.name).filled(),

@@ -1,11 +1,10 @@
 """Runs the program in the root of its image: read-only, as user 65532, without capabilities.
 
-Called by run.sh in a mount and process namespace of its own, so that mounts and processes end with it.
+Measures idle memory and cold starts. Called by run.sh in a mount and process namespace of its own, so that mounts and processes end with it.
 """
 
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -13,10 +12,16 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "interop"))
+from broker import Broker
+from processes import free_port
 
 ROOT = sys.argv[1]
 USER = "65532:65532"
 PROGRAM = "/usr/local/bin/crm-relay"
+ROLES = ["run", "receiver", "worker"]
 STARTS = 10
 READY_MAX = 20
 IDLE_SECONDS = 20
@@ -35,12 +40,6 @@ path = "-"
 [log]
 format = "json"
 """
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def mount(*arguments):
@@ -66,8 +65,9 @@ def command(*arguments):
     return ["setpriv", "--no-new-privs", "chroot", f"--userspec={USER}", ROOT, PROGRAM, *arguments]
 
 
-def environment(receiver=0, admin=0):
-    return {
+def environment(receiver=0, admin=0, bus_url=None):
+    bus = {"CRM_RELAY__BUS__URL": bus_url} if bus_url else {}
+    return bus | {
         "CRM_RELAY_CONFIG": "/etc/crm-relay/relay.toml",
         "CRM_RELAY__RECEIVER__LISTEN": f"127.0.0.1:{receiver}",
         "CRM_RELAY__ADMIN__LISTEN": f"127.0.0.1:{admin}",
@@ -89,14 +89,14 @@ def get(url):
 
 
 class Relay:
-    """`crm-relay run`, from the start until it is ready."""
+    """The program in a role, from the start until it is ready. `run` has the embedded bus, the others RabbitMQ."""
 
-    def __init__(self):
+    def __init__(self, role, bus_url):
         self.admin = free_port()
         self.log = tempfile.TemporaryFile()
         begun = time.monotonic()
         self.process = subprocess.Popen(
-            command("run"), env=environment(free_port(), self.admin), stdout=subprocess.DEVNULL, stderr=self.log
+            command(role), env=environment(free_port(), self.admin, None if role == "run" else bus_url), stdout=subprocess.DEVNULL, stderr=self.log
         )
         while self.get("/readyz")[0] != 200:
             assert self.process.poll() is None, self.text()
@@ -126,7 +126,7 @@ class Relay:
 
 
 def main():
-    with tempfile.TemporaryDirectory() as data:
+    with tempfile.TemporaryDirectory() as data, tempfile.TemporaryDirectory() as folder:
         prepare(data)
         version = subprocess.run(command("--version"), env=environment(), check=True, capture_output=True, timeout=30)
         print(version.stdout.decode().strip())
@@ -139,21 +139,32 @@ def main():
         assert len(messages) >= 20, f"the demo made {len(messages)} messages"
         print(f"demo: {len(messages)} messages")
 
-        relay = Relay()
-        assert relay.status("Uid") == "65532" and int(relay.status("CapEff"), 16) == 0 and relay.status("NoNewPrivs") == "1"
-        assert "crm_relay_bus_connected 1" in relay.get("/metrics")[1]
-        time.sleep(IDLE_SECONDS)
-        rss, pss = relay.memory_mb()
-        assert relay.stop() == 0, relay.text()
-        assert '"WARN"' not in relay.text() and '"ERROR"' not in relay.text(), relay.text()
-        print(f"idle memory of `run` after {IDLE_SECONDS} s: {rss:.1f} MB resident, {pss:.1f} MB proportional")
+        broker = Broker(folder)
+        try:
+            for role in ROLES:
+                measure(role, broker.url)
+        finally:
+            broker.stop()
 
-        starts = []
-        for _ in range(STARTS):
-            relay = Relay()
-            starts.append(relay.ready_seconds * 1_000)
-            assert relay.stop() == 0, relay.text()
-        print(f"start to ready, {STARTS} times: median {statistics.median(starts):.0f} ms, {min(starts):.0f} to {max(starts):.0f}")
+
+def measure(role, bus_url):
+    """Idle memory, and how long a start takes."""
+    relay = Relay(role, bus_url)
+    assert relay.status("Uid") == "65532" and int(relay.status("CapEff"), 16) == 0 and relay.status("NoNewPrivs") == "1"
+    assert "crm_relay_bus_connected 1" in relay.get("/metrics")[1]
+    time.sleep(IDLE_SECONDS)
+    rss, pss = relay.memory_mb()
+    assert relay.stop() == 0, relay.text()
+    assert '"WARN"' not in relay.text() and '"ERROR"' not in relay.text(), relay.text()
+    starts = []
+    for _ in range(STARTS):
+        relay = Relay(role, bus_url)
+        starts.append(relay.ready_seconds * 1_000)
+        assert relay.stop() == 0, relay.text()
+    print(
+        f"{role}: {rss:.1f} MB resident ({pss:.1f} MB proportional) after {IDLE_SECONDS} idle s;"
+        f" start to ready, {STARTS} times: median {statistics.median(starts):.0f} ms, {min(starts):.0f} to {max(starts):.0f}"
+    )
 
 
 main()
