@@ -19,11 +19,12 @@ from processes import Process, free_port  # noqa: E402
 SECRET = "made-up-secret"
 TOKEN = "made-up-token"
 PUBLIC_URL = "https://relay.example.com/webhooks/hubspot"
+DESTINATION = "billing"
 READY_SECONDS = 60
 # What the relay shows only once it has worked: depths come every 15 s, budgets with HubSpot's first answers.
 SIGNS_OF_WORK = [
     r'crm_relay_fan_out_copies_total\{outcome="delivered"\} [1-9]',
-    r'crm_relay_bus_queue_messages\{queue="destination\.billing"\} [1-9]',
+    rf'crm_relay_bus_queue_messages\{{queue="destination\.{DESTINATION}"\}} [1-9]',
     r'crm_relay_enrich_budget_remaining\{limit="daily"\} [1-9]',
     r'crm_relay_ingress_signature_failures_total\{reason="mismatch"\} 1$',
     r'crm_relay_ingress_signature_failures_total\{reason="missing"\} 1$',
@@ -44,7 +45,7 @@ url = "{broker}"
 base_url = "http://127.0.0.1:{hubspot}"
 [portal.8241]
 access_token = "{token}"
-[destination.billing]
+[destination.{destination}]
 kind = "queue"
 """
 
@@ -89,7 +90,7 @@ def live_metrics(program):
         ports = {name: free_port() for name in ("receiver", "admin", "hubspot")}
         config = f"{folder}/relay.toml"
         with open(config, "w", encoding="utf-8") as file:
-            file.write(CONFIG.format(**ports, public_url=PUBLIC_URL, secret=SECRET, token=TOKEN, broker=broker.url))
+            file.write(CONFIG.format(**ports, public_url=PUBLIC_URL, secret=SECRET, token=TOKEN, broker=broker.url, destination=DESTINATION))
         relay = Process("relay", [program, "run", "--config", config], folder)
         cleanup.callback(relay.stop)
         admin = f"http://127.0.0.1:{ports['admin']}"

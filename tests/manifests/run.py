@@ -18,7 +18,7 @@ import kubernetes_validate
 import yaml
 from cloudcoil.models.keda import v1alpha1 as keda
 from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
-from live import live_metrics
+from live import DESTINATION, live_metrics
 
 PROGRAM = sys.argv[1]
 HERE = os.path.dirname(__file__)
@@ -323,6 +323,29 @@ def check_matcher(where, name, label, operator, value, metrics):
         expect(any(re.fullmatch(wanted, one) for one in there), where, f'{name} never has {label}{operator}"{wanted}"')
 
 
+def check_lint(metrics):
+    """promtool's lint of names, units and help texts; process_* are a library's."""
+    lint = run("promtool", "check", "metrics", input=metrics)
+    for line in (lint.stdout + lint.stderr).splitlines():
+        expect(line.startswith("process_"), "promtool check metrics", line)
+
+
+def check_readme(metrics):
+    """README's table has the program's metrics with their labels, no more and no fewer, and the values it names exist."""
+    with open("README.md", encoding="utf-8") as file:
+        rows = re.findall(r"^\| `(crm_relay_\w+)` \|(.*)\|(.*)\|$", file.read(), re.M)
+    names = {name for name, _, _ in rows}
+    ours = {name for name in families(metrics) if name.startswith("crm_relay_")}
+    expect(names == ours, "README.md", f"its metrics and those of /metrics differ: {sorted(names ^ ours)}")
+    for name, labels, meaning in rows:
+        told = set(re.findall(r"`(\w+)`", labels))
+        found = {label for line in re.findall(rf"^{name}(?:_count)?\{{(.*)\}}", metrics, re.M) for label in re.findall(r'(\w+)="', line)}
+        expect(told == found, "README.md", f"{name} has the labels {sorted(found)}, not {sorted(told)}")
+        for value in re.findall(r"`([^`]+)`", meaning):
+            there = {one for label in told for one in label_values(name, label, metrics)}
+            expect(value.replace("<name>", DESTINATION) in there, "README.md", f"{name} never has the value {value}")
+
+
 def families(metrics):
     return set(re.findall(r"^# TYPE (\w+)", metrics, re.M))
 
@@ -374,6 +397,8 @@ def check_dashboard(where, manifests):
 def main():
     schemas = crd_schemas()
     metrics = live_metrics(PROGRAM)
+    check_lint(metrics)
+    check_readme(metrics)
     for where in KUSTOMIZATIONS:
         manifests, text = render(where)
         for manifest in manifests:
