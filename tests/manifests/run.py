@@ -18,6 +18,7 @@ import kubernetes_validate
 import yaml
 from cloudcoil.models.keda import v1alpha1 as keda
 from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
+from live import DESTINATION, live_metrics
 
 PROGRAM = sys.argv[1]
 HERE = os.path.dirname(__file__)
@@ -28,6 +29,8 @@ ROLES = {"run", "receiver", "worker"}
 STOP_MARGIN = 5
 COMMAND_SECONDS = 120
 START_SECONDS = 20
+# Labels that Prometheus gives a series when it scrapes.
+PROMETHEUS_LABELS = {"namespace", "job", "instance", "pod"}
 
 # Checks of the scanner that do not fit, each with its reason.
 SKIPPED_CHECKS = {
@@ -205,7 +208,7 @@ class Workload:
                 [PROGRAM, self.role, "--config", f"{folder}/relay.toml"], env=environment, stdout=subprocess.DEVNULL, stderr=log
             )
             try:
-                return self.ask(process, admin, log)
+                self.ask(process, admin, log)
             finally:
                 process.kill()
                 process.wait(COMMAND_SECONDS)
@@ -216,7 +219,7 @@ class Workload:
             if process.poll() is not None or time.monotonic() - begun > START_SECONDS:
                 log.seek(0)
                 expect(False, self.where, "the program does not start: " + log.read().decode()[-800:])
-                return ""
+                return
             time.sleep(0.05)
         ready = 200 if self.role == "run" else 503  # There is no broker here.
         for probe, expected in (("livenessProbe", 200), ("readinessProbe", ready)):
@@ -224,7 +227,8 @@ class Workload:
             expect(get["port"] == "admin", self.where, f"{probe} asks the port {get['port']}")
             answer = status(f"http://127.0.0.1:{admin}{get['path']}")[0]
             expect(answer == expected, self.where, f"{probe}: {get['path']} answers {answer}")
-        return status(f"http://127.0.0.1:{admin}/metrics")[1]
+        answer = status(f"http://127.0.0.1:{admin}/metrics")[0]
+        expect(answer == 200, self.where, f"/metrics answers {answer}")
 
     def check(self):
         self.check_ports()
@@ -232,7 +236,7 @@ class Workload:
         folder = tempfile.mkdtemp()
         try:
             self.check_files(folder)
-            return self.check_program(folder)
+            self.check_program(folder)
         finally:
             shutil.rmtree(folder)
 
@@ -301,18 +305,53 @@ def json_unescaped(text):
 
 
 def check_metrics(where, text, metrics):
-    known = set(re.findall(r"^# TYPE (\w+)", metrics, re.M)) | {"crm_relay_bus_queue_messages", "crm_relay_enrich_budget_remaining", "crm_relay_enrich_budget_remaining_ratio"}
-    for name in sorted(set(re.findall(r"\bcrm_relay_\w+", text))):
+    """Every metric and every label value that the text names is on /metrics of a relay at work."""
+    known = families(metrics)
+    for name in sorted(set(re.findall(r"\b(?:crm_relay|process)_\w+", text))):
         base = re.sub(r"_(bucket|sum|count)$", "", name)
-        expect(base in known, where, f"the program has no metric {name}")
-    for name, matchers in set(re.findall(r"\b(crm_relay_\w+)\{([^}]*)\}", text)):
-        series = "".join(re.findall(rf"^{name}\{{.*$", metrics, re.M))
-        if not series:
-            continue  # Its labels are not known beforehand.
-        for label, operator, values in re.findall(r'(\w+)(=~|!=|=)"([^"]*)"', matchers):
-            for value in values.split("|") if operator == "=~" else [values]:
-                known_value = label == "namespace" or f'{label}="{value}"' in series
-                expect(known_value, where, f'{name} never has {label}="{value}"')
+        expect(name in known or base in known, where, f"the program has no metric {name}")
+    for name, matchers in sorted(set(re.findall(r"\b((?:crm_relay|process)_\w+)\{([^}]*)\}", text))):
+        for label, operator, value in re.findall(r'(\w+)(=~|!~|!=|=)"((?:[^"\\]|\\.)*)"', matchers):
+            if label not in PROMETHEUS_LABELS:
+                check_matcher(where, name, label, operator, value.replace("\\\\", "\\"), metrics)
+
+
+def check_matcher(where, name, label, operator, value, metrics):
+    """What is matched, or left out, must be there: each alternative of a pattern by itself."""
+    there = label_values(name, label, metrics)
+    for wanted in value.split("|") if "~" in operator else [re.escape(value)]:
+        expect(any(re.fullmatch(wanted, one) for one in there), where, f'{name} never has {label}{operator}"{wanted}"')
+
+
+def check_lint(metrics):
+    """promtool's lint of names, units and help texts; process_* are a library's."""
+    lint = run("promtool", "check", "metrics", input=metrics)
+    for line in (lint.stdout + lint.stderr).splitlines():
+        expect(line.startswith("process_"), "promtool check metrics", line)
+
+
+def check_readme(metrics):
+    """README's table has the program's metrics with their labels, no more and no fewer, and the values it names exist."""
+    with open("README.md", encoding="utf-8") as file:
+        rows = re.findall(r"^\| `(crm_relay_\w+)` \|(.*)\|(.*)\|$", file.read(), re.M)
+    names = {name for name, _, _ in rows}
+    ours = {name for name in families(metrics) if name.startswith("crm_relay_")}
+    expect(names == ours, "README.md", f"its metrics and those of /metrics differ: {sorted(names ^ ours)}")
+    for name, labels, meaning in rows:
+        told = set(re.findall(r"`(\w+)`", labels))
+        found = {label for line in re.findall(rf"^{name}(?:_count)?\{{(.*)\}}", metrics, re.M) for label in re.findall(r'(\w+)="', line)}
+        expect(told == found, "README.md", f"{name} has the labels {sorted(found)}, not {sorted(told)}")
+        for value in re.findall(r"`([^`]+)`", meaning):
+            there = {one for label in told for one in label_values(name, label, metrics)}
+            expect(value.replace("<name>", DESTINATION) in there, "README.md", f"{name} never has the value {value}")
+
+
+def families(metrics):
+    return set(re.findall(r"^# TYPE (\w+)", metrics, re.M))
+
+
+def label_values(name, label, metrics):
+    return set(re.findall(rf'^{name}\{{(?:[^}}]*,)?{label}="([^"]*)"', metrics, re.M))
 
 
 def check_alerts(where, manifests):
@@ -357,13 +396,17 @@ def check_dashboard(where, manifests):
 
 def main():
     schemas = crd_schemas()
+    metrics = live_metrics(PROGRAM)
+    check_lint(metrics)
+    check_readme(metrics)
     for where in KUSTOMIZATIONS:
         manifests, text = render(where)
         for manifest in manifests:
             validate(where, manifest, schemas)
         scan(where, text)
         workloads = [Workload(where, manifest, manifests) for manifest in of_kind(manifests, "Deployment", "StatefulSet")]
-        metrics = "".join([workload.check() for workload in workloads])
+        for workload in workloads:
+            workload.check()
         check_wiring(where, manifests, workloads)
         check_keda(where, manifests)
         check_metrics(where, json_unescaped(text), metrics)

@@ -32,6 +32,7 @@ mkdir -p "$tools"
 packages=()
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
 command -v promtool >/dev/null || packages+=(prometheus)
+[ -n "${RELAY_RABBITMQ:-}" ] || [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || packages+=(rabbitmq-server)
 [ "${#packages[@]}" -eq 0 ] || tests/apt-install.sh "${packages[@]}"
 if ! cmp -s tests/manifests/requirements.txt "$tools/requirements.txt"; then
     rm -rf "$tools/venv"
