@@ -73,8 +73,7 @@ pub enum ReceiverError {
 impl Receiver {
     /// Binds and starts. Port 0 works; [`Self::addr`] tells.
     ///
-    /// Publishing runs on the current runtime, not on the server's threads, so a publish that has begun
-    /// ends even when HubSpot hangs up.
+    /// Publishing runs in tasks beside the connections, so a publish that has begun ends even when HubSpot hangs up.
     ///
     /// # Errors
     /// Every variant of [`ReceiverError`].
