@@ -144,8 +144,8 @@ impl Shared {
     /// Publishes all of it as one batch; `Ok` once every message is confirmed.
     ///
     /// It runs in a task of its own, which keeps the request's permit: a request that HubSpot gave up on is
-    /// in flight until the bus has answered. The task stays on the server's thread, which costs a fifth less
-    /// processor time than handing each request to another thread and back.
+    /// in flight until the bus has answered. The task stays on the thread of the connection: handing it
+    /// to another and back costs processor time and gains nothing.
     async fn publish(
         self: &Arc<Self>,
         outbox: Outbox,
