@@ -57,6 +57,7 @@ macro_rules! metrics {
                     .expect("metric names are unique");
                 let metrics = Self { registry, $($field,)+ };
                 metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+                metrics.enrich_daily_budget_lasts_seconds.set(f64::INFINITY);
                 metrics
             }
         }
@@ -160,6 +161,9 @@ metrics! {
     enrich_budget_remaining: IntGaugeVec = "crm_relay_enrich_budget_remaining" ["limit"];
     /// The smallest share of a limit left to any portal, from 0 to 1, by limit (burst, associations, daily); -1 when none was learnt.
     enrich_budget_remaining_ratio: GaugeVec = "crm_relay_enrich_budget_remaining_ratio" ["limit"];
+    /// How long today's calls of the portal that runs out first last at the pace of the last hour; +Inf when every
+    /// portal's last until HubSpot resets them.
+    enrich_daily_budget_lasts_seconds: Gauge = "crm_relay_enrich_daily_budget_lasts_seconds";
 
     /// Copies for destinations, by outcome.
     fan_out_copies_total: IntCounterVec = "crm_relay_fan_out_copies_total" ["outcome": "delivered" | "dead"];

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
 use crate::config::Config;
-use crate::enrich::Plans;
+use crate::enrich::budget::Share;
+use crate::enrich::{Engine, Plans};
 use crate::fan_out::{FanOut, FanOutError};
 use crate::hubspot::client::{
     ApiVersionError, HubSpot, HubSpotOptions, HubSpotSetupError, TokenError, Tokens,
@@ -68,12 +69,15 @@ impl Worker {
         let parts = Arc::new(Parts::new(bus, hubspot, fan_out, metrics));
         let stopping = CancellationToken::new();
         let plans = Plans::new(&config.enrich);
+        let share = Share::new(config.hubspot.budget_share).unwrap_or(Share::WHOLE);
         let mut shells = JoinSet::new();
         for partition in 0..parts.bus.partitions() {
             let (plans, parts, stopping) = (plans.clone(), parts.clone(), stopping.clone());
             let prefetch = config.worker.prefetch;
             shells.spawn(keep_running(stopping.clone(), move || {
-                let shell = Shell::new(partition, prefetch, plans.clone(), parts.clone());
+                let engine =
+                    Engine::new(plans.clone(), u64::from(partition)).with_budget_share(share);
+                let shell = Shell::new(partition, prefetch, engine, parts.clone());
                 shell.run(stopping.clone())
             }));
         }

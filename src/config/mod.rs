@@ -136,6 +136,8 @@ pub struct HubSpotConfig {
     /// How long one call may take. Default `30s`.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
+    /// The part of every portal's limits that is ours, over 0 and up to 1. Default 1.
+    pub budget_share: f64,
 }
 
 /// `[portal.<id>]`
@@ -313,6 +315,7 @@ impl Default for HubSpotConfig {
             base_url: "https://api.hubapi.com".to_owned(),
             api_version: "2026-09".to_owned(),
             timeout: Duration::from_secs(30),
+            budget_share: 1.0,
         }
     }
 }

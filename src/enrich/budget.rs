@@ -6,14 +6,24 @@
 //! of ours than that, whatever the latency and whatever its clock says.
 //!
 //! Others may use the same limit. What `remaining` says beyond what our own calls explain is theirs,
-//! and stays reserved until a newer reply says otherwise or a window has passed.
+//! and stays reserved until a newer reply says otherwise or a window has passed. With a [`Share`] below the
+//! whole we keep to that share even while others are silent.
+//!
+//! Within the window calls go at an even pace, of which live changes may run ahead by a burst: spent at
+//! once, a window would leave everyone waiting for its end.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::priority::Priority;
 use super::protocol::BudgetLeft;
 use crate::event::Millis;
 use crate::hubspot::call::{LimitClass, RateLimitPolicy, RateLimits};
+
+use daily::Daily;
+use rolling::Rolling;
+
+mod daily;
+mod rolling;
 
 /// HubSpot's window, where a reply does not say.
 pub const INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
@@ -22,63 +32,100 @@ pub const MAX_DEFAULT: u32 = 100;
 /// How long to wait on a daily limit before asking again: its midnight is the portal's, which we do not know.
 pub const DAILY_PROBE: Duration = Duration::from_secs(300);
 
+/// Of a window, bulk work leaves this part to live changes, in percent; one call at least.
+pub const LIVE_RESERVE_PERCENT: u32 = 3;
+/// One in this many calls of a window may go at once, ahead of the even pace.
+pub const BURST_SHARE: u32 = 10;
+
+/// The part of HubSpot's limits that is ours, over 0 and up to 1; the rest is left to others that use the same.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share(f64);
+
+impl Share {
+    /// All of it.
+    pub const WHOLE: Self = Self(1.0);
+
+    /// `None` unless `fraction` is over 0 and at most 1.
+    #[must_use]
+    pub fn new(fraction: f64) -> Option<Self> {
+        (fraction > 0.0 && fraction <= 1.0).then_some(Self(fraction))
+    }
+
+    /// Our part of `max` calls: one at least.
+    fn of(self, max: u32) -> u32 {
+        // A positive fraction of a u32 fits a u32.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let part = (f64::from(max) * self.0).floor() as u32;
+        part.max(1)
+    }
+
+    fn fraction(self) -> f64 {
+        self.0
+    }
+
+    fn rest(self) -> f64 {
+        1.0 - self.0
+    }
+}
+
 /// The calls a portal may still make, per limit class.
 #[derive(Debug)]
 pub struct Budget {
-    burst: Window,
-    associations: Window,
-    daily: Option<BudgetLeft>,
+    share: Share,
+    burst: Rolling,
+    associations: Rolling,
+    daily: Option<Daily>,
     paused_until: Option<Millis>,
 }
 
-/// One rolling window.
-#[derive(Debug)]
-struct Window {
-    /// `None` until the first reply: then one call at a time.
-    max: Option<u32>,
-    interval: Duration,
-    in_flight: u32,
-    /// Answered calls that may still count, in the order they were answered.
-    answered: VecDeque<AnsweredCall>,
-    /// What others used, as of a reply, and when that is forgotten.
-    others: u32,
-    others_until: Millis,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct AnsweredCall {
-    sent_at: Millis,
-    answered_at: Millis,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
+impl Budget {
+    /// A budget of which nothing is known yet.
+    #[must_use]
+    pub fn new(share: Share) -> Self {
         Self {
-            burst: Window::new(),
-            associations: Window::new(),
+            share,
+            burst: Rolling::new(),
+            associations: Rolling::new(),
             daily: None,
             paused_until: None,
         }
     }
-}
 
-impl Budget {
-    /// Whether a call of `class` may be sent now.
-    pub fn allows(&mut self, class: LimitClass, now: Millis) -> bool {
-        self.paused_until.is_none_or(|until| until <= now) && self.window(class).allows(now)
+    /// Whether a call of `class` may be sent now for work of `priority`.
+    pub fn allows(&mut self, class: LimitClass, priority: Priority, now: Millis) -> bool {
+        let share = self.share;
+        self.paused_until.is_none_or(|until| until <= now)
+            && self.daily_next_at(class, priority, now) <= now
+            && self.rolling(class).allows(share, priority, now)
     }
 
     /// When to ask [`Self::allows`] again, after it said no: `None` when only an answer can change that.
-    pub fn next_at(&mut self, class: LimitClass, now: Millis) -> Option<Millis> {
-        match self.paused_until.filter(|until| *until > now) {
-            Some(until) => Some(until),
-            None => self.window(class).next_at(now),
+    pub fn next_at(
+        &mut self,
+        class: LimitClass,
+        priority: Priority,
+        now: Millis,
+    ) -> Option<Millis> {
+        if let Some(until) = self.paused_until.filter(|until| *until > now) {
+            return Some(until);
         }
+        let daily = self.daily_next_at(class, priority, now);
+        if daily > now {
+            return Some(daily);
+        }
+        let share = self.share;
+        self.rolling(class).next_at(share, priority, now)
     }
 
     /// Counts a call that is being sent.
-    pub fn sent(&mut self, class: LimitClass) {
-        self.window(class).in_flight += 1;
+    pub fn sent(&mut self, class: LimitClass, now: Millis) {
+        let share = self.share;
+        self.rolling(class).sent(share, now);
+        if class == LimitClass::Burst
+            && let Some(daily) = &mut self.daily
+        {
+            daily.sent(now);
+        }
     }
 
     /// Counts the answer to a call, and learns what it says of the limits.
@@ -89,12 +136,15 @@ impl Budget {
         now: Millis,
         limits: &RateLimits,
     ) {
-        self.window(class).answered(sent_at, now, limits);
+        self.rolling(class).answered(sent_at, now, limits);
         if class == LimitClass::Burst
             && let Some(remaining) = limits.daily_remaining
         {
             let max = limits.daily_max.unwrap_or(remaining);
-            self.daily = Some(BudgetLeft::of(remaining, max));
+            match &mut self.daily {
+                Some(daily) => daily.learn(max, remaining, now),
+                None => self.daily = Some(Daily::new(max, remaining, now)),
+            }
             if remaining == 0 {
                 self.pause(now.after(DAILY_PROBE));
             }
@@ -104,7 +154,7 @@ impl Budget {
     /// Learns from a 429.
     pub fn refused(&mut self, policy: RateLimitPolicy, retry_after: Option<Duration>, now: Millis) {
         let delay = retry_after.unwrap_or(match policy {
-            RateLimitPolicy::TenSecondly => self.burst.interval,
+            RateLimitPolicy::TenSecondly => self.burst.interval(),
             RateLimitPolicy::Secondly => Duration::from_secs(1),
             RateLimitPolicy::Daily => DAILY_PROBE,
         });
@@ -114,17 +164,24 @@ impl Budget {
     /// What is left in the window of `class`, as far as is known; for metrics.
     #[must_use]
     pub fn left(&self, class: LimitClass) -> Option<BudgetLeft> {
-        let window = self.window_ref(class);
-        window.max.map(|max| {
-            let used = window.held().saturating_add(window.others);
-            BudgetLeft::of(max.saturating_sub(used), max)
-        })
+        let rolling = match class {
+            LimitClass::Burst => &self.burst,
+            LimitClass::Associations => &self.associations,
+        };
+        let max = rolling.max()?;
+        Some(BudgetLeft::of(max.saturating_sub(rolling.used()), max))
     }
 
     /// What is left today, as far as is known; for metrics.
     #[must_use]
     pub fn daily_left(&self) -> Option<BudgetLeft> {
-        self.daily
+        self.daily.as_ref().map(Daily::left)
+    }
+
+    /// How long today's calls last at the pace of the last hour; `None` when they last until they are reset.
+    #[must_use]
+    pub fn daily_lasts(&self, now: Millis) -> Option<Duration> {
+        self.daily.as_ref()?.lasts(now)
     }
 
     /// Lets no call of any class out before `until`.
@@ -132,98 +189,26 @@ impl Budget {
         self.paused_until = self.paused_until.max(Some(until));
     }
 
-    fn window(&mut self, class: LimitClass) -> &mut Window {
+    fn rolling(&mut self, class: LimitClass) -> &mut Rolling {
         match class {
             LimitClass::Burst => &mut self.burst,
             LimitClass::Associations => &mut self.associations,
         }
     }
 
-    fn window_ref(&self, class: LimitClass) -> &Window {
-        match class {
-            LimitClass::Burst => &self.burst,
-            LimitClass::Associations => &self.associations,
+    /// Association calls count against a daily limit of their own, which no header tells.
+    fn daily_next_at(&self, class: LimitClass, priority: Priority, now: Millis) -> Millis {
+        match (&self.daily, class) {
+            (Some(daily), LimitClass::Burst) => daily.next_at(self.share, priority, now),
+            _ => now,
         }
-    }
-}
-
-impl Window {
-    fn new() -> Self {
-        Self {
-            max: None,
-            interval: INTERVAL_DEFAULT,
-            in_flight: 0,
-            answered: VecDeque::new(),
-            others: 0,
-            others_until: Millis::default(),
-        }
-    }
-
-    fn allows(&mut self, now: Millis) -> bool {
-        self.forget_before(now);
-        match self.max {
-            None => self.in_flight == 0,
-            Some(max) => self.held() + self.others < max,
-        }
-    }
-
-    fn held(&self) -> u32 {
-        self.in_flight
-            .saturating_add(u32::try_from(self.answered.len()).unwrap_or(u32::MAX))
-    }
-
-    fn forget_before(&mut self, now: Millis) {
-        while let Some(oldest) = self.answered.front()
-            && oldest.answered_at.after(self.interval) < now
-        {
-            self.answered.pop_front();
-        }
-        if self.others_until < now {
-            self.others = 0;
-        }
-    }
-
-    fn next_at(&mut self, now: Millis) -> Option<Millis> {
-        self.forget_before(now);
-        let own = self
-            .answered
-            .front()
-            .map(|oldest| oldest.answered_at.after(self.interval));
-        let others = (self.others > 0).then_some(self.others_until);
-        let one_later = |at: Millis| at.after(Duration::from_millis(1));
-        own.into_iter().chain(others).min().map(one_later)
-    }
-
-    fn answered(&mut self, sent_at: Millis, now: Millis, limits: &RateLimits) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.interval = limits.interval.unwrap_or(self.interval);
-        self.max = Some(limits.max.or(self.max).unwrap_or(MAX_DEFAULT).max(1));
-        self.forget_before(now);
-        if let (Some(max), Some(remaining)) = (limits.max, limits.remaining) {
-            let used = max.saturating_sub(remaining);
-            self.others = used.saturating_sub(self.surely_counted(sent_at, now));
-            self.others_until = now.after(self.interval);
-        }
-        self.answered.push_back(AnsweredCall {
-            sent_at,
-            answered_at: now,
-        });
-    }
-
-    /// How many calls of ours HubSpot had surely counted when it wrote the reply to the call sent at
-    /// `sent_at` and answered `now`: that call, and those answered before it was sent whose sending is
-    /// less than a window ago.
-    fn surely_counted(&self, sent_at: Millis, now: Millis) -> u32 {
-        let earlier = self
-            .answered
-            .iter()
-            .filter(|call| call.answered_at <= sent_at && call.sent_at.after(self.interval) > now);
-        1 + u32::try_from(earlier.count()).unwrap_or(u32::MAX - 1)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -243,54 +228,60 @@ mod tests {
 
     #[test]
     fn the_first_call_goes_alone() {
-        let mut budget = Budget::default();
-        assert!(budget.allows(LimitClass::Burst, ms(0)));
-        budget.sent(LimitClass::Burst);
-        assert!(!budget.allows(LimitClass::Burst, ms(0)));
+        let mut budget = Budget::new(Share::WHOLE);
+        assert!(budget.allows(LimitClass::Burst, Priority::Live, ms(0)));
+        budget.sent(LimitClass::Burst, ms(0));
+        assert!(!budget.allows(LimitClass::Burst, Priority::Live, ms(0)));
         assert!(
-            budget.allows(LimitClass::Associations, ms(0)),
+            budget.allows(LimitClass::Associations, Priority::Live, ms(0)),
             "another limit"
         );
         budget.answered(LimitClass::Burst, ms(0), ms(50), &limits(100, 99));
-        assert!(budget.allows(LimitClass::Burst, ms(50)));
+        assert!(budget.allows(LimitClass::Burst, Priority::Live, ms(50)));
     }
 
     #[test]
     fn what_others_use_is_left_to_them_for_a_window() {
-        let mut budget = Budget::default();
-        budget.sent(LimitClass::Burst);
+        let mut budget = Budget::new(Share::WHOLE);
+        budget.sent(LimitClass::Burst, ms(0));
         budget.answered(LimitClass::Burst, ms(0), ms(50), &limits(100, 1));
-        budget.sent(LimitClass::Burst);
-        assert!(!budget.allows(LimitClass::Burst, ms(60)), "one was left");
-        assert!(budget.allows(LimitClass::Burst, ms(10_052)));
+        budget.sent(LimitClass::Burst, ms(0));
+        assert!(
+            !budget.allows(LimitClass::Burst, Priority::Live, ms(60)),
+            "one was left"
+        );
+        assert!(budget.allows(LimitClass::Burst, Priority::Live, ms(10_052)));
     }
 
     #[test]
     fn a_refusal_pauses_every_class_for_as_long_as_it_says() {
-        let mut budget = Budget::default();
+        let mut budget = Budget::new(Share::WHOLE);
         budget.refused(RateLimitPolicy::Secondly, None, ms(0));
-        assert!(!budget.allows(LimitClass::Associations, ms(999)));
-        assert_eq!(budget.next_at(LimitClass::Burst, ms(0)), Some(ms(1_000)));
-        assert!(budget.allows(LimitClass::Burst, ms(1_000)));
+        assert!(!budget.allows(LimitClass::Associations, Priority::Live, ms(999)));
+        assert_eq!(
+            budget.next_at(LimitClass::Burst, Priority::Live, ms(0)),
+            Some(ms(1_000))
+        );
+        assert!(budget.allows(LimitClass::Burst, Priority::Live, ms(1_000)));
         budget.refused(
             RateLimitPolicy::TenSecondly,
             Some(Duration::from_secs(3)),
             ms(1_000),
         );
-        assert!(!budget.allows(LimitClass::Burst, ms(3_999)));
+        assert!(!budget.allows(LimitClass::Burst, Priority::Live, ms(3_999)));
     }
 
     #[test]
     fn an_empty_daily_budget_pauses_until_the_next_probe() {
-        let mut budget = Budget::default();
-        budget.sent(LimitClass::Burst);
+        let mut budget = Budget::new(Share::WHOLE);
+        budget.sent(LimitClass::Burst, ms(0));
         let spent = RateLimits {
             daily_remaining: Some(0),
             ..limits(100, 99)
         };
         budget.answered(LimitClass::Burst, ms(0), ms(1), &spent);
-        assert!(!budget.allows(LimitClass::Burst, ms(2)));
-        assert!(budget.allows(LimitClass::Burst, ms(1).after(DAILY_PROBE)));
+        assert!(!budget.allows(LimitClass::Burst, Priority::Live, ms(2)));
+        assert!(budget.allows(LimitClass::Burst, Priority::Live, ms(1).after(DAILY_PROBE)));
     }
 
     /// HubSpot's side: counts calls in a rolling window at the moment they arrive.
@@ -326,7 +317,7 @@ mod tests {
             max,
             arrivals: VecDeque::new(),
         };
-        let mut budget = Budget::default();
+        let mut budget = Budget::new(Share::WHOLE);
         let mut on_the_way: Vec<(i64, i64)> = Vec::new(); // (arrives, sent)
         let mut answers: Vec<(i64, i64, u32)> = Vec::new(); // (answered, sent, remaining)
         let mut sent = 0;
@@ -349,9 +340,9 @@ mod tests {
                 false
             });
             while on_the_way.len() + answers.len() < in_flight_max
-                && budget.allows(LimitClass::Burst, ms(now))
+                && budget.allows(LimitClass::Burst, Priority::Live, ms(now))
             {
-                budget.sent(LimitClass::Burst);
+                budget.sent(LimitClass::Burst, ms(now));
                 let there = delays[now as usize % delays.len()].0;
                 on_the_way.push((now + there, now));
                 sent += 1;

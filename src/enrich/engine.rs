@@ -1,15 +1,18 @@
 //! The engine of one partition: deliveries in, calls and messages out, settlements when all is done.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use crate::event::{Event, EventId, Millis, PortalId};
 use crate::hubspot::call::{Answered, LimitClass};
 
+use super::budget::Share;
 use super::effects::{CallUnderWay, Effects};
 use super::health::Health;
 use super::job::Key;
 use super::plan::Plans;
 use super::portal::{Context, Portal};
+use super::priority::Priority;
 use super::protocol::{
     BudgetLeft, CallId, DeliveryId, Ending, EngineStats, Input, Output, PublishId,
 };
@@ -19,6 +22,7 @@ use super::window::{SEEN_CAPACITY, SEEN_KEEP, Window};
 #[derive(Debug)]
 pub struct Engine {
     plans: Plans,
+    budget_share: Share,
     portals: HashMap<PortalId, Portal>,
     /// Events of each delivery that have not ended.
     deliveries: HashMap<DeliveryId, usize>,
@@ -48,6 +52,7 @@ impl Engine {
     pub fn new(plans: Plans, seed: u64) -> Self {
         Self {
             plans,
+            budget_share: Share::WHOLE,
             portals: HashMap::new(),
             deliveries: HashMap::new(),
             live: HashMap::new(),
@@ -55,6 +60,15 @@ impl Engine {
             calls: HashMap::new(),
             publishes: HashMap::new(),
             effects: Effects::new(seed),
+        }
+    }
+
+    /// The same, keeping to `share` of HubSpot's limits.
+    #[must_use]
+    pub fn with_budget_share(self, share: Share) -> Self {
+        Self {
+            budget_share: share,
+            ..self
         }
     }
 
@@ -116,13 +130,14 @@ impl Engine {
             stats.burst = least(stats.burst, budget.left(LimitClass::Burst));
             stats.associations = least(stats.associations, budget.left(LimitClass::Associations));
             stats.daily = least(stats.daily, budget.daily_left());
+            stats.daily_lasts = shorter(stats.daily_lasts, budget.daily_lasts(now));
             if !portal.has_work() {
                 continue;
             }
             match portal.health {
                 Health::BackingOff { .. } => stats.portals_backing_off += 1,
                 Health::Refreshing | Health::Paused { .. } => stats.portals_paused += 1,
-                Health::Ready if portal.budget.allows(LimitClass::Burst, now) => {
+                Health::Ready if portal.budget.allows(LimitClass::Burst, Priority::Live, now) => {
                     stats.portals_ready += 1
                 }
                 Health::Ready => stats.portals_waiting += 1,
@@ -168,7 +183,7 @@ impl Engine {
             let portal = self
                 .portals
                 .entry(portal_id.clone())
-                .or_insert_with(|| Portal::new(portal_id));
+                .or_insert_with(|| Portal::new(portal_id, self.budget_share));
             let mut ctx = Context {
                 now,
                 plans: &self.plans,
@@ -284,4 +299,9 @@ impl Engine {
             }
         }
     }
+}
+
+/// The shorter of two times, of which none is the longest.
+fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
 }

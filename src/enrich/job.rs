@@ -8,6 +8,8 @@ use crate::event::{
 };
 use crate::hubspot::call::RecordRead;
 
+use super::priority::{Place, Priority};
+
 /// What names a record within a portal.
 pub type Key = (ObjectTypeId, ObjectId);
 
@@ -91,8 +93,16 @@ pub struct Lane {
     pub active: Option<Job>,
     /// Waiting, oldest first.
     pub waiting: VecDeque<Job>,
-    /// Whether the record stands in the queue of records to read.
-    pub queued: bool,
+    /// Where the record stands in the queue of records to read.
+    pub queued: Option<Place>,
+}
+
+impl Lane {
+    /// How urgent its next read is: as urgent as the most urgent event that it holds up.
+    pub fn priority(&self) -> Priority {
+        let jobs = self.active.iter().chain(&self.waiting);
+        Priority::of_all(jobs.flat_map(|job| &job.events))
+    }
 }
 
 impl Job {

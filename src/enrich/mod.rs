@@ -11,7 +11,7 @@
 //! - [`Plans`]: what to read, by object type;
 //! - `portal`: the jobs of one portal, from events to messages;
 //! - `request`, `cache`, `fresh`, `assemble`, [`typed`]: reads, what is shared, and what comes of them;
-//! - [`budget`], `health`: whether a call may be sent;
+//! - [`budget`], `health`, `priority`: whether a call may be sent, and whose goes first;
 //! - `window`: bounded memories.
 
 pub mod budget;
@@ -26,6 +26,7 @@ mod health;
 mod job;
 mod plan;
 mod portal;
+mod priority;
 mod protocol;
 mod request;
 #[cfg(test)]

@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use crate::event::{Millis, ObjectId, ObjectTypeId, PortalId, Version};
 use crate::hubspot::call::{AssociationInput, LimitClass};
 
-use super::budget::Budget;
+use super::budget::{Budget, Share};
 use super::cache::Shared;
 use super::effects::Effects;
 use super::health::Health;
 use super::job::{JobId, Key, Lane};
 use super::plan::Plans;
+use super::priority::{Priority, ReadQueue};
 use super::request::{Group, Request};
 use super::window::Window;
 use super::window::{SEEN_CAPACITY, SEEN_KEEP};
@@ -40,9 +41,9 @@ pub struct Portal {
     shared: Shared,
     lanes: HashMap<Key, Lane>,
     /// Records whose job waits to be read, by type.
-    to_read: BTreeMap<ObjectTypeId, VecDeque<ObjectId>>,
+    to_read: BTreeMap<ObjectTypeId, ReadQueue<ObjectId>>,
     /// Pages of associations that wait to be read.
-    to_associate: BTreeMap<(ObjectTypeId, ObjectTypeId), VecDeque<(AssociationInput, JobId)>>,
+    to_associate: BTreeMap<(ObjectTypeId, ObjectTypeId), ReadQueue<(AssociationInput, JobId)>>,
     /// Requests ready to be sent as they are.
     ready: VecDeque<Request>,
     /// Groups with something waiting, in the order of their turn.
@@ -50,6 +51,8 @@ pub struct Portal {
     /// Calls under way by group.
     groups_in_flight: HashMap<Group, usize>,
     in_flight: usize,
+    /// Batches sent since the last that was bulk work's turn.
+    since_bulk: usize,
     /// Jobs whose own reads are done and that wait for something shared.
     assembling: BTreeSet<Key>,
     /// Records to be read again, by when.
@@ -67,11 +70,11 @@ pub struct Context<'a> {
 }
 
 impl Portal {
-    pub fn new(id: PortalId) -> Self {
+    pub fn new(id: PortalId, share: Share) -> Self {
         Self {
             id,
             health: Health::default(),
-            budget: Budget::default(),
+            budget: Budget::new(share),
             shared: Shared::default(),
             lanes: HashMap::new(),
             to_read: BTreeMap::new(),
@@ -80,6 +83,7 @@ impl Portal {
             turns: VecDeque::new(),
             groups_in_flight: HashMap::new(),
             in_flight: 0,
+            since_bulk: 0,
             assembling: BTreeSet::new(),
             rereads: BTreeMap::new(),
             sent: Window::new(SEEN_KEEP, SEEN_CAPACITY),
@@ -102,15 +106,20 @@ impl Portal {
     pub fn next_wake(&mut self, now: Millis) -> Option<Millis> {
         let reread = self.rereads.keys().next().copied();
         let waits = !self.ready.is_empty() || !self.turns.is_empty();
-        let budget = [LimitClass::Burst, LimitClass::Associations]
-            .into_iter()
-            .filter(|_| waits)
-            .filter_map(|class| self.budget.next_at(class, now))
-            .min();
+        let budget = waits.then(|| self.budget_wake(now)).flatten();
         let may_send = match self.health.until().filter(|until| *until > now && waits) {
             Some(until) => Some(until),
             None => budget,
         };
         reread.into_iter().chain(may_send).min()
+    }
+
+    fn budget_wake(&mut self, now: Millis) -> Option<Millis> {
+        let classes = [LimitClass::Burst, LimitClass::Associations];
+        let all = classes
+            .into_iter()
+            .flat_map(|class| [(class, Priority::Live), (class, Priority::Bulk)]);
+        all.filter_map(|(class, priority)| self.budget.next_at(class, priority, now))
+            .min()
     }
 }

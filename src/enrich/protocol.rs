@@ -1,5 +1,7 @@
 //! What the engine is told and what it says: plain data, so that any shell can drive it.
 
+use std::time::Duration;
+
 use crate::event::{DeadLetter, EnrichedEvent, Event, Millis, PortalId};
 use crate::hubspot::call::{Answered, Call};
 
@@ -136,6 +138,9 @@ pub struct EngineStats {
     pub associations: Option<BudgetLeft>,
     /// The least left today in any portal.
     pub daily: Option<BudgetLeft>,
+    /// How long today's calls of the portal that runs out first last at the pace of the last hour; `None`
+    /// when every portal's last until they are reset.
+    pub daily_lasts: Option<Duration>,
 }
 
 /// What is left of a limit of HubSpot's.

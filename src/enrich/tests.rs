@@ -9,7 +9,10 @@ use crate::config::EnrichConfig;
 use crate::event::*;
 use crate::hubspot::call::*;
 
+use super::budget::Share;
 use super::*;
+
+mod shortage;
 
 const PORTAL: &str = "8241";
 const START_MS: i64 = 1_763_892_000_000;
@@ -41,6 +44,8 @@ struct World {
     answers: Vec<(Millis, CallId, Answered)>,
     calls: Vec<(Millis, Call)>,
     messages: Vec<EnrichedEvent>,
+    /// When the first message of a record went out.
+    published_at: BTreeMap<String, Millis>,
     letters: Vec<DeadLetter>,
     acked: Vec<u64>,
     endings: BTreeMap<&'static str, usize>,
@@ -86,6 +91,7 @@ impl World {
             answers: Vec::new(),
             calls: Vec::new(),
             messages: Vec::new(),
+            published_at: BTreeMap::new(),
             letters: Vec::new(),
             acked: Vec::new(),
             endings: BTreeMap::new(),
@@ -151,6 +157,8 @@ impl World {
                 })
             }
             Output::Publish { publish, event } => {
+                let id = event.data.object_id.as_str().to_owned();
+                self.published_at.entry(id).or_insert(self.now);
                 self.messages.push(*event);
                 self.confirmed(publish, Ending::Delivered)
             }

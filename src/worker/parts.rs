@@ -118,6 +118,10 @@ impl Parts {
         self.report_budget("burst", least(|stats| stats.burst));
         self.report_budget("associations", least(|stats| stats.associations));
         self.report_budget("daily", least(|stats| stats.daily));
+        let lasts = reported.iter().filter_map(|stats| stats.daily_lasts).min();
+        self.metrics
+            .enrich_daily_budget_lasts_seconds
+            .set(lasts.map_or(f64::INFINITY, seconds));
     }
 
     fn report_budget(&self, limit: &str, left: Option<BudgetLeft>) {

@@ -17,9 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use crate::bus::{Consumed, Consumer, Delivery, Queue, Unsettled};
-use crate::enrich::{
-    CallId, DeliveryId, Ending, Engine, EngineStats, Input, Output, Plans, PublishId,
-};
+use crate::enrich::{CallId, DeliveryId, Ending, Engine, EngineStats, Input, Output, PublishId};
 use crate::event::{Batch, DeadLetter, DeadLetterReason, EnrichedEvent, Millis, PortalId, Stage};
 use crate::hubspot::call::{Answered, Call};
 
@@ -98,10 +96,10 @@ enum Wake {
 }
 
 impl Shell {
-    pub(super) fn new(partition: u16, prefetch: u16, plans: Plans, parts: Arc<Parts>) -> Self {
+    pub(super) fn new(partition: u16, prefetch: u16, engine: Engine, parts: Arc<Parts>) -> Self {
         Self {
             partition,
-            engine: Engine::new(plans, u64::from(partition)),
+            engine,
             clock: Clock::new(),
             consumer: Some(parts.bus.consume(Queue::Partition(partition), prefetch)),
             parts,

@@ -413,6 +413,12 @@ fn every_rule_refuses_what_it_is_for_and_names_the_setting() {
         ("2026-09", "2026-9", Role::Run, "hubspot.api_version"),
         (
             "[portal.8241]",
+            "budget_share = 1.5\n[portal.8241]",
+            Role::Run,
+            "hubspot.budget_share",
+        ),
+        (
+            "[portal.8241]",
             "timeout = '0s'\n[portal.8241]",
             Role::Run,
             "hubspot.timeout",

@@ -20,6 +20,7 @@ pub(super) const RULES: &[Rule] = &[
     base_url_can_carry_tokens,
     api_version_is_known,
     calls_have_time,
+    budget_share_is_a_part,
     prefetch_is_not_zero,
     portal_ids_are_digits,
     access_tokens_resolve,
@@ -77,6 +78,15 @@ fn calls_have_time(config: &Config, _: Role) -> Vec<Problem> {
         config.hubspot.timeout == Duration::ZERO,
         "hubspot.timeout",
         "with 0s every call fails; write a duration such as 30s",
+    )
+}
+
+fn budget_share_is_a_part(config: &Config, _: Role) -> Vec<Problem> {
+    let share = config.hubspot.budget_share;
+    problem_if(
+        !(share > 0.0 && share <= 1.0),
+        "hubspot.budget_share",
+        "write the part of HubSpot's limits that the relay may use: over 0 and up to 1, such as 0.8",
     )
 }
 

@@ -447,10 +447,11 @@ impl Portal {
                     after: Some(after),
                 };
                 let pair = (key.0.clone(), to.clone());
+                let priority = self.lanes[key].priority();
                 self.to_associate
                     .entry(pair)
                     .or_default()
-                    .push_back((page, job));
+                    .push(priority, (page, job));
                 self.take_turn(Group::Associations(key.0.clone(), to.clone()));
             }
             _ => {

@@ -1,18 +1,22 @@
 //! Calls go out: which request is next, and whether it may be sent.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use crate::enrich::cache::DEFINITIONS_TTL;
 use crate::enrich::job::{AssociationsRead, Job, Key};
 use crate::enrich::plan::Plans;
+use crate::enrich::priority::{BULK_FLOOR, Priority, ReadQueue};
 use crate::enrich::request::{Group, Request};
 use crate::event::{Millis, ObjectTypeId};
 use crate::hubspot::call::{AssociationInput, LimitClass, READ_ASSOCIATIONS_MAX, READ_RECORDS_MAX};
 
 use super::{Context, Portal};
 
-/// The most calls of one portal under way at once.
-pub const CALLS_IN_FLIGHT_MAX: usize = 8;
+/// The most calls of one portal under way at once: enough to use HubSpot's highest limit when it answers
+/// after more than a second.
+pub const CALLS_IN_FLIGHT_MAX: usize = 32;
+/// Of these, bulk work leaves so many to live changes.
+const LIVE_CALLS_RESERVED: usize = 8;
 
 impl Portal {
     /// Sends every call that may be sent now.
@@ -40,7 +44,7 @@ impl Portal {
 
     pub(super) fn send(&mut self, request: Request, ctx: &mut Context<'_>) {
         self.in_flight += 1;
-        self.budget.sent(request.limit_class());
+        self.budget.sent(request.limit_class(), ctx.now);
         if let Some(group) = request.group() {
             *self.groups_in_flight.entry(group).or_default() += 1;
         }
@@ -51,10 +55,38 @@ impl Portal {
         if let Some(request) = self.next_ready(ctx.now) {
             return Some(request);
         }
+        if self.since_bulk >= BULK_FLOOR
+            && let Some(request) = self.next_batch(Priority::Bulk, Priority::Live, ctx)
+        {
+            self.since_bulk = 0;
+            return Some(request);
+        }
+        if let Some(request) = self.next_batch(Priority::Live, Priority::Live, ctx) {
+            self.since_bulk += 1;
+            return Some(request);
+        }
+        if self.in_flight + LIVE_CALLS_RESERVED >= CALLS_IN_FLIGHT_MAX {
+            return None;
+        }
+        let request = self.next_batch(Priority::Bulk, Priority::Bulk, ctx)?;
+        self.since_bulk = 0;
+        Some(request)
+    }
+
+    /// The next batch of a group that has work of priority `of`, within the budget of priority `within`.
+    pub(super) fn next_batch(
+        &mut self,
+        of: Priority,
+        within: Priority,
+        ctx: &mut Context<'_>,
+    ) -> Option<Request> {
         for _ in 0..self.turns.len() {
             let group = self.turns.pop_front()?;
-            let request = self.take_from(&group, ctx);
-            if self.is_waiting(&group) {
+            let request = self
+                .waits(&group, of)
+                .then(|| self.take_from(&group, within, ctx))
+                .flatten();
+            if self.waits(&group, Priority::Live) || self.waits(&group, Priority::Bulk) {
                 self.turns.push_back(group);
             }
             if request.is_some() {
@@ -67,7 +99,10 @@ impl Portal {
     pub(super) fn next_ready(&mut self, now: Millis) -> Option<Request> {
         let mut at = 0;
         while let Some(request) = self.ready.get(at) {
-            if !self.budget.allows(request.limit_class(), now) {
+            if !self
+                .budget
+                .allows(request.limit_class(), Priority::Live, now)
+            {
                 at += 1;
             } else if let Some(request) = self.ready.remove(at)
                 && let Some(request) = self.still_wanted(request)
@@ -111,22 +146,29 @@ impl Portal {
         wanted.then_some(request)
     }
 
-    pub(super) fn is_waiting(&self, group: &Group) -> bool {
+    /// Whether `group` has work of `priority`.
+    pub(super) fn waits(&self, group: &Group, priority: Priority) -> bool {
         match group {
-            Group::Records(of) => self.to_read.get(of).is_some_and(|queue| !queue.is_empty()),
-            Group::Associations(from, to) => {
-                let pair = (from.clone(), to.clone());
-                self.to_associate
-                    .get(&pair)
-                    .is_some_and(|queue| !queue.is_empty())
-            }
+            Group::Records(of) => self
+                .to_read
+                .get(of)
+                .is_some_and(|queue| queue.has(priority)),
+            Group::Associations(from, to) => self
+                .to_associate
+                .get(&(from.clone(), to.clone()))
+                .is_some_and(|queue| queue.has(priority)),
         }
     }
 
-    pub(super) fn take_from(&mut self, group: &Group, ctx: &mut Context<'_>) -> Option<Request> {
+    pub(super) fn take_from(
+        &mut self,
+        group: &Group,
+        within: Priority,
+        ctx: &mut Context<'_>,
+    ) -> Option<Request> {
         match group {
-            Group::Records(of) => self.take_records(of, ctx),
-            Group::Associations(from, to) => self.take_associations(from, to, ctx.now),
+            Group::Records(of) => self.take_records(of, within, ctx),
+            Group::Associations(from, to) => self.take_associations(from, to, within, ctx.now),
         }
     }
 
@@ -138,9 +180,10 @@ impl Portal {
     pub(super) fn take_records(
         &mut self,
         of: &ObjectTypeId,
+        within: Priority,
         ctx: &mut Context<'_>,
     ) -> Option<Request> {
-        if !self.budget.allows(LimitClass::Burst, ctx.now) {
+        if !self.budget.allows(LimitClass::Burst, within, ctx.now) {
             return None;
         }
         let definitions = self.shared.definitions.entry(of.clone()).or_default();
@@ -150,7 +193,7 @@ impl Portal {
             definitions.loading = true;
             return Some(Request::Definitions(of.clone()));
         }
-        let waiting = self.to_read.get(of).map_or(0, VecDeque::len);
+        let waiting = self.to_read.get(of).map_or(0, ReadQueue::len);
         if !known || !self.may_go(&Group::Records(of.clone()), waiting, READ_RECORDS_MAX) {
             return None;
         }
@@ -166,11 +209,13 @@ impl Portal {
         let mut ids = Vec::new();
         let mut changed: BTreeSet<String> = BTreeSet::new();
         while ids.len() < READ_RECORDS_MAX
-            && let Some(id) = self.to_read.get_mut(of).and_then(VecDeque::pop_front)
+            && let Some(queue) = self.to_read.get_mut(of).filter(|queue| !queue.is_empty())
         {
-            if let Some(job) = self.begin_read(&(of.clone(), id.clone()), ctx.plans) {
-                changed.extend(job.changed_properties().map(str::to_owned));
-                ids.push((id, job.id));
+            for id in queue.take(READ_RECORDS_MAX - ids.len()) {
+                if let Some(job) = self.begin_read(&(of.clone(), id.clone()), ctx.plans) {
+                    changed.extend(job.changed_properties().map(str::to_owned));
+                    ids.push((id, job.id));
+                }
             }
         }
         let properties = ctx.plans.of(of).property_names(
@@ -188,7 +233,7 @@ impl Portal {
     /// Begins the read of a record's next job, or repeats that of the one under way.
     pub(super) fn begin_read(&mut self, key: &Key, plans: &Plans) -> Option<&Job> {
         let lane = self.lanes.get_mut(key)?;
-        lane.queued = false;
+        lane.queued = None;
         let begins = match &mut lane.active {
             Some(active) => {
                 if !std::mem::take(&mut active.reading()?.awaits_reread) {
@@ -218,6 +263,7 @@ impl Portal {
             return;
         };
         let job_id = job.id;
+        let priority = Priority::of_all(job.events.iter());
         for to in &plans.of(&key.0).associations {
             if let Some(reading) = job.reading() {
                 reading
@@ -232,7 +278,7 @@ impl Portal {
             self.to_associate
                 .entry(pair)
                 .or_default()
-                .push_back((page, job_id));
+                .push(priority, (page, job_id));
         }
         for to in &plans.of(&key.0).associations {
             self.take_turn(Group::Associations(key.0.clone(), to.clone()));
@@ -243,18 +289,21 @@ impl Portal {
         &mut self,
         from: &ObjectTypeId,
         to: &ObjectTypeId,
+        within: Priority,
         now: Millis,
     ) -> Option<Request> {
         let group = Group::Associations(from.clone(), to.clone());
         let pair = (from.clone(), to.clone());
-        let waiting = self.to_associate.get(&pair).map_or(0, VecDeque::len);
-        if !self.budget.allows(LimitClass::Associations, now)
+        let waiting = self.to_associate.get(&pair).map_or(0, ReadQueue::len);
+        if !self.budget.allows(LimitClass::Associations, within, now)
             || !self.may_go(&group, waiting, READ_ASSOCIATIONS_MAX)
         {
             return None;
         }
-        let queue = self.to_associate.get_mut(&pair)?;
-        let inputs: Vec<_> = queue.drain(..waiting.min(READ_ASSOCIATIONS_MAX)).collect();
+        let inputs = self
+            .to_associate
+            .get_mut(&pair)?
+            .take(READ_ASSOCIATIONS_MAX);
         self.still_wanted(Request::Associations {
             from: from.clone(),
             to: to.clone(),

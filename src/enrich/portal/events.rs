@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::enrich::cache::DEFINITIONS_AGE_MIN;
 use crate::enrich::job::{Job, Key, Lane, Reading, Work, needs_read};
+use crate::enrich::priority::Priority;
 use crate::enrich::protocol::Ending;
 use crate::enrich::request::Group;
 use crate::event::{
@@ -225,13 +226,20 @@ impl Portal {
         let Some(lane) = self.lanes.get_mut(key) else {
             return;
         };
-        if !std::mem::replace(&mut lane.queued, true) {
-            self.to_read
-                .entry(key.0.clone())
-                .or_default()
-                .push_back(key.1.clone());
-            self.take_turn(Group::Records(key.0.clone()));
+        let queue = self.to_read.entry(key.0.clone()).or_default();
+        let queued = lane.queued.map(|place| place.priority);
+        if queued == Some(Priority::Live) {
+            return;
         }
+        let priority = lane.priority();
+        if queued == Some(priority) {
+            return;
+        }
+        if let Some(place) = lane.queued {
+            queue.remove(place);
+        }
+        lane.queued = Some(queue.push(priority, key.1.clone()));
+        self.take_turn(Group::Records(key.0.clone()));
     }
 
     pub(super) fn take_turn(&mut self, group: Group) {

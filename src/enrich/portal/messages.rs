@@ -265,7 +265,7 @@ impl Portal {
         let mut on_their_way = Vec::new();
         self.lanes.retain(|_, lane| {
             lane.waiting.clear();
-            lane.queued = false;
+            lane.queued = None;
             match lane.active.as_ref().map(|job| &job.work) {
                 Some(Work::Publishing(ids)) => {
                     on_their_way.extend(ids.iter().cloned());

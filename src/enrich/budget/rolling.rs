@@ -1,0 +1,189 @@
+//! One rolling window of HubSpot's: how many calls of ours it may hold, and at which pace they go.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::enrich::priority::Priority;
+use crate::event::Millis;
+use crate::hubspot::call::RateLimits;
+
+use super::{BURST_SHARE, INTERVAL_DEFAULT, LIVE_RESERVE_PERCENT, MAX_DEFAULT, Share};
+
+/// One rolling window.
+#[derive(Debug)]
+pub struct Rolling {
+    /// `None` until the first reply: then one call at a time.
+    max: Option<u32>,
+    interval: Duration,
+    in_flight: u32,
+    /// Answered calls that may still count, in the order they were answered.
+    answered: VecDeque<AnsweredCall>,
+    /// What others used, as of a reply, and when that is forgotten.
+    others: u32,
+    others_until: Millis,
+    /// When the next call is due at an even pace, in microseconds of Unix time: calls may run ahead of
+    /// it by a burst.
+    due_us: i64,
+    /// Whether the window was full when it was last looked at.
+    was_full: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct AnsweredCall {
+    sent_at: Millis,
+    answered_at: Millis,
+}
+
+impl Rolling {
+    pub fn new() -> Self {
+        Self {
+            max: None,
+            interval: INTERVAL_DEFAULT,
+            in_flight: 0,
+            answered: VecDeque::new(),
+            others: 0,
+            others_until: Millis::default(),
+            due_us: 0,
+            was_full: false,
+        }
+    }
+
+    pub fn max(&self) -> Option<u32> {
+        self.max
+    }
+
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// Calls that are, or may still be, counted: ours and, as far as is known, those of others.
+    pub fn used(&self) -> u32 {
+        self.held().saturating_add(self.others)
+    }
+
+    /// Whether a call may go now: there is room in the window, and its pace allows it.
+    pub fn allows(&mut self, share: Share, priority: Priority, now: Millis) -> bool {
+        self.forget_before(now);
+        let Some(max) = self.max else {
+            return self.in_flight == 0;
+        };
+        if !self.has_room(max, share, Priority::Live) {
+            self.was_full = true;
+            return false;
+        }
+        if std::mem::take(&mut self.was_full) {
+            // What was not sent while the window was full is not made up for in a burst: that would
+            // fill it again, and so on for ever.
+            self.due_us = self.due_us.max(micros(now) + self.burst_us(share.of(max)));
+        }
+        self.has_room(max, share, priority) && self.is_due(max, share, priority, now)
+    }
+
+    /// When to ask [`Self::allows`] again after it said no; `None` when only an answer can change that.
+    pub fn next_at(&mut self, share: Share, priority: Priority, now: Millis) -> Option<Millis> {
+        if self.allows(share, priority, now) {
+            return None;
+        }
+        let max = self.max?;
+        if self.has_room(max, share, priority) {
+            let ahead_us = self.due_us - self.tolerance_us(max, share, priority) - micros(now);
+            let ahead = Duration::from_micros(u64::try_from(ahead_us).unwrap_or(0));
+            return Some(now.after(ahead.max(ONE_MILLI) + ONE_MILLI));
+        }
+        let own = self
+            .answered
+            .front()
+            .map(|oldest| oldest.answered_at.after(self.interval));
+        let others = (self.others > 0).then_some(self.others_until);
+        let one_later = |at: Millis| at.after(ONE_MILLI);
+        own.into_iter().chain(others).min().map(one_later)
+    }
+
+    pub fn sent(&mut self, share: Share, now: Millis) {
+        self.in_flight += 1;
+        if let Some(max) = self.max {
+            self.due_us = self.due_us.max(micros(now)) + self.step_us(share.of(max));
+        }
+    }
+
+    pub fn answered(&mut self, sent_at: Millis, now: Millis, limits: &RateLimits) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.interval = limits.interval.unwrap_or(self.interval);
+        self.max = Some(limits.max.or(self.max).unwrap_or(MAX_DEFAULT).max(1));
+        self.forget_before(now);
+        if let (Some(max), Some(remaining)) = (limits.max, limits.remaining) {
+            let used = max.saturating_sub(remaining);
+            self.others = used.saturating_sub(self.surely_counted(sent_at, now));
+            self.others_until = now.after(self.interval);
+        }
+        self.answered.push_back(AnsweredCall {
+            sent_at,
+            answered_at: now,
+        });
+    }
+
+    fn held(&self) -> u32 {
+        self.in_flight
+            .saturating_add(u32::try_from(self.answered.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Whether one more call fits: into our share, and into what others leave of the whole.
+    fn has_room(&self, max: u32, share: Share, priority: Priority) -> bool {
+        let reserve = match priority {
+            Priority::Live => 0,
+            Priority::Bulk => (share.of(max) * LIVE_RESERVE_PERCENT)
+                .div_ceil(100)
+                .min(share.of(max) - 1),
+        };
+        self.held() + reserve < share.of(max) && self.used() + reserve < max
+    }
+
+    fn is_due(&self, max: u32, share: Share, priority: Priority, now: Millis) -> bool {
+        self.due_us - micros(now) <= self.tolerance_us(max, share, priority)
+    }
+
+    /// How far calls may run ahead of an even pace. Bulk work may not: the burst is for live changes.
+    fn tolerance_us(&self, max: u32, share: Share, priority: Priority) -> i64 {
+        match priority {
+            Priority::Live => self.burst_us(share.of(max)),
+            Priority::Bulk => 0,
+        }
+    }
+
+    fn burst_us(&self, max: u32) -> i64 {
+        i64::from((max / BURST_SHARE).max(1)) * self.step_us(max)
+    }
+
+    /// The time from one call to the next at an even pace.
+    fn step_us(&self, max: u32) -> i64 {
+        i64::try_from(self.interval.as_micros()).unwrap_or(i64::MAX) / i64::from(max)
+    }
+
+    fn forget_before(&mut self, now: Millis) {
+        while let Some(oldest) = self.answered.front()
+            && oldest.answered_at.after(self.interval) < now
+        {
+            self.answered.pop_front();
+        }
+        if self.others_until < now {
+            self.others = 0;
+        }
+    }
+
+    /// How many calls of ours HubSpot had surely counted when it wrote the reply to the call sent at
+    /// `sent_at` and answered `now`: that call, and those answered before it was sent whose sending is
+    /// less than a window ago.
+    fn surely_counted(&self, sent_at: Millis, now: Millis) -> u32 {
+        let earlier = self
+            .answered
+            .iter()
+            .filter(|call| call.answered_at <= sent_at && call.sent_at.after(self.interval) > now);
+        1 + u32::try_from(earlier.count()).unwrap_or(u32::MAX - 1)
+    }
+}
+
+const ONE_MILLI: Duration = Duration::from_millis(1);
+
+fn micros(at: Millis) -> i64 {
+    at.as_i64().saturating_mul(1_000)
+}
