@@ -83,7 +83,7 @@ fn live_changes_of_many_types_go_at_once_beside_an_import() {
             world.record(&id, now, &[("email", "x")]);
             let mut event = changed(&id, now, "x");
             if let EventBody::Object(object) = &mut event.body {
-                object.object_type_id = of.into();
+                object.object_type_id = ObjectTypeId::from_name(of);
             }
             world.deliver(vec![event]);
         }
