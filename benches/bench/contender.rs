@@ -1,16 +1,20 @@
 //! What is compared: crm-relay, and the integration that a team writes in an afternoon (`benches/comparison`).
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::Deserialize;
 
+use crate::broker::Broker;
+use crate::hubspot::{HubSpot, Manners};
 use crate::load::{PORTAL, PUBLIC_URL, SECRET};
 use crate::process::{Process, free_address, wait_for_listener};
 
 /// The relay's default.
-const PARTITIONS: usize = 16;
+pub const PARTITIONS: u16 = 16;
 /// What the comparison keeps in the air at once, calls and messages.
 const CONCURRENCY: &str = "50";
 
@@ -30,6 +34,23 @@ pub struct Place {
     pub hubspot_url: String,
     /// Calls that HubSpot allows in ten seconds, for those who must be told; `None`: as many as one likes.
     pub calls_per_10s: Option<u32>,
+    /// How many portals it serves, and how many partitions the relay spreads them over.
+    pub portals: u64,
+    pub partitions: u16,
+}
+
+impl Place {
+    /// For one portal.
+    pub fn new(broker: &Broker, prefix: &str, hubspot: &HubSpot, manners: Manners) -> Self {
+        Self {
+            broker_url: broker.url(),
+            prefix: prefix.to_owned(),
+            hubspot_url: hubspot.base_url.clone(),
+            calls_per_10s: manners.calls_per_10s,
+            portals: 1,
+            partitions: PARTITIONS,
+        }
+    }
 }
 
 /// A change as a message of either contender tells it.
@@ -134,15 +155,15 @@ impl Contender {
 
 fn relay(role: &str, place: &Place, receiver: SocketAddr, folder: &Path) -> Process {
     let admin = free_address();
+    let portals: String = portal_ids(place.portals)
+        .map(|id| format!("[portal.{id}]\naccess_token = {:?}\n", access_token(id)))
+        .collect();
     let config = format!(
         "[receiver]\nlisten = \"{receiver}\"\npublic_url = {PUBLIC_URL:?}\n[admin]\nlisten = \"{admin}\"\n\
-         [app.main]\nclient_secrets = [{SECRET:?}]\n[bus]\nurl = {:?}\nprefix = {:?}\n\
-         [hubspot]\nbase_url = {:?}\n[portal.{PORTAL}]\naccess_token = {:?}\n\
+         [app.main]\nclient_secrets = [{SECRET:?}]\n[bus]\nurl = {:?}\nprefix = {:?}\npartitions = {}\n\
+         [hubspot]\nbase_url = {:?}\n{portals}\
          [enrich.contact]\nassociations = [\"company\"]\n[destination.out]\nkind = \"queue\"\n[log]\nfilter = \"warn\"\n",
-        place.broker_url,
-        place.prefix,
-        place.hubspot_url,
-        access_token(),
+        place.broker_url, place.prefix, place.partitions, place.hubspot_url,
     );
     let path = folder.join(format!("{}-{role}.toml", place.prefix));
     std::fs::write(&path, config).expect("a configuration");
@@ -159,7 +180,7 @@ fn comparison(home: &Path, script: &str, place: &Place, receiver: SocketAddr) ->
         .env("PORT", receiver.port().to_string())
         .env("PUBLIC_URL", PUBLIC_URL)
         .env("CLIENT_SECRET", SECRET)
-        .env("ACCESS_TOKEN", access_token())
+        .env("ACCESS_TOKENS", access_tokens(place.portals))
         .env("HUBSPOT_URL", &place.hubspot_url)
         .env("CONCURRENCY", CONCURRENCY);
     if let Some(calls) = place.calls_per_10s {
@@ -168,7 +189,19 @@ fn comparison(home: &Path, script: &str, place: &Place, receiver: SocketAddr) ->
     Process::start(&mut command)
 }
 
-/// The simulator's token for the portal.
-pub fn access_token() -> String {
-    format!("pat-na1-simulator-{PORTAL}")
+/// The ids of so many portals.
+pub fn portal_ids(count: u64) -> Range<u64> {
+    PORTAL..PORTAL + count
+}
+
+/// The simulator's token for a portal.
+pub fn access_token(portal: u64) -> String {
+    format!("pat-na1-simulator-{portal}")
+}
+
+/// As JSON, by portal.
+fn access_tokens(portals: u64) -> String {
+    let tokens = portal_ids(portals).map(|id| (id.to_string(), access_token(id)));
+    let tokens: BTreeMap<_, _> = tokens.collect();
+    serde_json::to_string(&tokens).expect("JSON")
 }

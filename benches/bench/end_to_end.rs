@@ -79,12 +79,7 @@ async fn round(
     folder: &Path,
 ) -> [(&'static str, f64); 9] {
     let hubspot = HubSpot::start(CONTACTS, PROFESSIONAL).await;
-    let place = Place {
-        broker_url: broker.url(),
-        prefix: prefix.to_owned(),
-        hubspot_url: hubspot.base_url.clone(),
-        calls_per_10s: PROFESSIONAL.calls_per_10s,
-    };
+    let place = Place::new(broker, prefix, &hubspot, PROFESSIONAL);
     let (receiver, address) = contender.receiver(&place, folder);
     let worker = contender.worker(&place, folder);
     let queues = Queues::connect(&broker.url()).await;
@@ -116,11 +111,14 @@ async fn round(
     let now = Millis::now().as_i64();
     let arrived = acknowledged
         .iter()
-        .filter(|(id, _)| lateness.contains_key(id))
+        .filter(|event| lateness.contains_key(&event.id()))
         .count();
     let mut late: Vec<_> = acknowledged
         .iter()
-        .map(|(id, occurred_at)| lateness.get(id).copied().unwrap_or(now - occurred_at))
+        .map(|event| {
+            let waited = now - event.occurred_at;
+            lateness.get(&event.id()).copied().unwrap_or(waited)
+        })
         .collect();
     late.sort_unstable();
     let seconds = |share: f64| {

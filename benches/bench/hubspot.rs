@@ -1,22 +1,24 @@
 //! The simulated HubSpot, in a process of its own so that its processor time is told apart.
 
+use std::ops::Range;
 use std::process::Command;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::contender::access_token;
+use crate::contender::{access_token, portal_ids};
 use crate::load::{PORTAL, PUBLIC_URL, SECRET};
 use crate::process::{Process, free_address, wait_for_listener};
 
 /// As many calls as anybody could make.
 const UNLIMITED: u32 = 1_000_000_000;
 
-/// A running simulator with one portal.
+/// A running simulator.
 pub struct HubSpot {
     pub process: Process,
     pub base_url: String,
+    portals: Range<u64>,
     client: reqwest::Client,
 }
 
@@ -28,6 +30,24 @@ pub struct Manners {
     pub calls_per_10s: Option<u32>,
 }
 
+/// A notification that was answered 2xx.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Acknowledged {
+    event_id: u64,
+    pub portal_id: u64,
+    /// In ms of Unix time.
+    pub occurred_at: i64,
+    pub change_source: Option<String>,
+}
+
+impl Acknowledged {
+    /// HubSpot's `eventId`, as messages tell it.
+    pub fn id(&self) -> String {
+        self.event_id.to_string()
+    }
+}
+
 /// The calls it was asked.
 #[derive(Clone, Copy)]
 pub struct Calls {
@@ -37,15 +57,24 @@ pub struct Calls {
 }
 
 impl HubSpot {
-    /// Starts one whose portal has `contacts`.
+    /// Starts one whose single portal has `contacts`.
     pub async fn start(contacts: usize, manners: Manners) -> Self {
+        Self::start_portals(1, contacts, manners).await
+    }
+
+    /// Starts one with so many portals, of which each has `contacts`.
+    pub async fn start_portals(portals: u64, contacts: usize, manners: Manners) -> Self {
+        let portals = portal_ids(portals);
         let address = free_address();
         let mut command = Command::new(env!("CARGO_BIN_EXE_crm-relay"));
         command
             .args(["simulate", "--listen", &address.to_string()])
-            .args(["--portal", &PORTAL.to_string(), "--token", &access_token()])
             .args(["--contacts", &contacts.to_string()])
             .args(["--latency", &format!("{}ms", manners.latency.as_millis())]);
+        for portal in portals.clone() {
+            command.args(["--portal", &portal.to_string()]);
+            command.args(["--token", &access_token(portal)]);
+        }
         if let Some(calls) = manners.calls_per_10s {
             command.args(["--limit", &calls.to_string()]);
         }
@@ -55,6 +84,7 @@ impl HubSpot {
         let hubspot = Self {
             process,
             base_url: format!("http://{address}"),
+            portals,
             client: client.expect("a client"),
         };
         if manners.calls_per_10s.is_none() {
@@ -67,9 +97,10 @@ impl HubSpot {
             ];
             let limits = limits.map(|limit| (limit.to_owned(), json!(UNLIMITED)));
             let limits = Value::Object(limits.into_iter().collect());
-            hubspot
-                .put(&format!("portals/{PORTAL}/limits"), &limits)
-                .await;
+            for portal in hubspot.portals.clone() {
+                let path = format!("portals/{portal}/limits");
+                hubspot.put(&path, &limits).await;
+            }
         }
         hubspot
     }
@@ -96,32 +127,42 @@ impl HubSpot {
         assert!(settled, "notifications stay unanswered");
     }
 
-    /// The `eventId` and `occurredAt` of the notifications that were answered 2xx.
-    pub async fn acknowledged(&self) -> Vec<(String, i64)> {
+    /// Has its first portal import so many contacts.
+    pub async fn import(&self, contacts: usize) {
+        let path = format!("portals/{PORTAL}/contacts/import");
+        let answer = self.client.post(self.url(&path)).json(&contacts).send();
+        let answer = answer.await.expect("an answer").error_for_status();
+        answer.expect("the simulator does as told");
+    }
+
+    /// The notifications that were answered 2xx.
+    pub async fn acknowledged(&self) -> Vec<Acknowledged> {
         #[derive(Deserialize)]
-        struct Acknowledged {
-            notification: Notification,
+        struct Delivered {
+            notification: Acknowledged,
         }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Notification {
-            event_id: u64,
-            occurred_at: i64,
+        let mut all = Vec::new();
+        for portal in self.portals.clone() {
+            let path = format!("portals/{portal}/acknowledged");
+            let delivered: Vec<Delivered> = self.get(&path).await;
+            all.extend(delivered.into_iter().map(|one| one.notification));
         }
-        let all: Vec<Acknowledged> = self.get(&format!("portals/{PORTAL}/acknowledged")).await;
-        let told = all.into_iter().map(|one| one.notification);
-        told.map(|told| (told.event_id.to_string(), told.occurred_at))
-            .collect()
+        all
     }
 
     /// The calls so far.
     pub async fn calls(&self) -> Calls {
-        let counters: Value = self.get(&format!("portals/{PORTAL}/counters")).await;
-        let calls = counters["calls"].as_object().expect("counters");
-        Calls {
-            made: calls.values().filter_map(Value::as_u64).sum(),
-            refused: counters["rate_limited"].as_u64().expect("a counter"),
+        let mut all = Calls {
+            made: 0,
+            refused: 0,
+        };
+        for portal in self.portals.clone() {
+            let counters: Value = self.get(&format!("portals/{portal}/counters")).await;
+            let calls = counters["calls"].as_object().expect("counters");
+            all.made += calls.values().filter_map(Value::as_u64).sum::<u64>();
+            all.refused += counters["rate_limited"].as_u64().expect("a counter");
         }
+        all
     }
 
     async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> T {

@@ -4,6 +4,7 @@
 //! 2. `receiver`: notifications accepted, as fast as they are answered and at half of that.
 //! 3. `worker`: a backlog becomes enriched events.
 //! 4. `end_to_end`: from the change in HubSpot to the subscriber.
+//! 5. `portals`: the same for many portals on one partition, of which one imports.
 //!
 //! Where it makes sense, the integration of `benches/comparison` does the same work beside the relay. Within a stage the
 //! rounds of all its cases alternate, so that a machine that slows down slows them all; medians are quoted. No figure
@@ -30,6 +31,7 @@ mod end_to_end;
 mod hubspot;
 mod load;
 mod plot;
+mod portals;
 mod process;
 mod queues;
 mod receiver;
@@ -41,7 +43,7 @@ cargo bench --bench bench -- [--quick] [--comparison FOLDER] [--out FOLDER] [--o
   --quick               one short round of each, to see that it works
   --comparison FOLDER   where benches/comparison is installed; without it the relay is measured alone
   --out FOLDER          where report.md, report.json and plot.svg go [default: target/bench]
-  --only STAGE          ceiling, receiver, worker or end-to-end";
+  --only STAGE          ceiling, receiver, worker, end-to-end or portals";
 
 /// How much of everything.
 pub struct Plan {
@@ -150,6 +152,11 @@ async fn measure(plan: &Plan) -> Report {
         report
             .tables
             .push(end_to_end::measure(plan, &broker, folder.path()).await);
+    }
+    if plan.wants("portals") {
+        report
+            .tables
+            .push(portals::measure(plan, &broker, folder.path()).await);
     }
     report
 }

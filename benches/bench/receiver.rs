@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::broker::Broker;
-use crate::contender::{Contender, Place};
+use crate::contender::{Contender, PARTITIONS, Place};
 use crate::load::{self, Answers, CONNECTIONS, Requests};
 use crate::process::{Process, broker_process, cpu, peak_memory_mb};
 use crate::queues::Queues;
@@ -98,6 +98,8 @@ impl Subject {
             // A receiver never calls.
             hubspot_url: "http://127.0.0.1:1".to_owned(),
             calls_per_10s: None,
+            portals: 1,
+            partitions: PARTITIONS,
         };
         let (process, address) = contender.receiver(&place, folder);
         Self {

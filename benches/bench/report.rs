@@ -108,6 +108,9 @@ pub fn figure(value: f64) -> String {
     if value == 0.0 {
         return "0".to_owned();
     }
+    if value.is_nan() {
+        return "–".to_owned();
+    }
     let digits = value.abs().log10().floor() as i32;
     let decimals = usize::try_from(2 - digits).unwrap_or(0);
     if decimals > 0 {

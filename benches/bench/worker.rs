@@ -127,12 +127,7 @@ async fn round(
 ) -> [(&'static str, f64); 7] {
     let events = case.events[usize::from(!matches!(contender, Contender::Relay))];
     let hubspot = HubSpot::start(events / case.events_per_record, case.manners).await;
-    let place = Place {
-        broker_url: broker.url(),
-        prefix: prefix.to_owned(),
-        hubspot_url: hubspot.base_url.clone(),
-        calls_per_10s: case.manners.calls_per_10s,
-    };
+    let place = Place::new(broker, prefix, &hubspot, case.manners);
     fill(contender, &place, folder, events, &hubspot.contacts().await);
     let queues = Queues::connect(&broker.url()).await;
 

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import amqp from 'amqplib';
 import hubspot from '@hubspot/api-client';
 
-const { AMQP_URL, ACCESS_TOKEN, HUBSPOT_URL, QUEUE_PREFIX, CONCURRENCY = '50', CALLS_PER_10S } = process.env;
+const { AMQP_URL, ACCESS_TOKENS, HUBSPOT_URL, QUEUE_PREFIX, CONCURRENCY = '50', CALLS_PER_10S } = process.env;
 const INTAKE = `${QUEUE_PREFIX}.intake`;
 const OUT = `${QUEUE_PREFIX}.out`;
 const RETRIES_MAX = 6;
@@ -15,12 +15,17 @@ const REQUEUE_DELAY_MS = 1_000;
 
 // The SDK's own limiter, told of the account's real limit; without a limit it would only cost time.
 const limiterOptions = CALLS_PER_10S && { minTime: 10_000 / Number(CALLS_PER_10S) };
-const client = new hubspot.Client({
-  accessToken: ACCESS_TOKEN,
-  basePath: HUBSPOT_URL,
-  numberOfApiCallRetries: RETRIES_MAX,
-  limiterOptions,
-});
+const tokens = JSON.parse(ACCESS_TOKENS);
+const clients = new Map();
+
+/** The client of a portal, with a limiter of its own. */
+function clientOf(portalId) {
+  if (!clients.has(portalId)) {
+    const accessToken = tokens[portalId];
+    clients.set(portalId, new hubspot.Client({ accessToken, basePath: HUBSPOT_URL, numberOfApiCallRetries: RETRIES_MAX, limiterOptions }));
+  }
+  return clients.get(portalId);
+}
 
 // What downstream asks for; other types get HubSpot's defaults.
 const PROPERTIES = {
@@ -36,10 +41,10 @@ for (const queue of [INTAKE, OUT]) {
 await channel.prefetch(Number(CONCURRENCY));
 
 /** The record that a notification is about; null when it is gone, or when there is none. */
-async function read({ objectTypeId, objectId }) {
+async function read({ portalId, objectTypeId, objectId }) {
   if (objectId === undefined) return null; // An association has two ends and no record.
   try {
-    const { basicApi } = client.crm.objects;
+    const { basicApi } = clientOf(portalId).crm.objects;
     return await basicApi.getById(objectTypeId, String(objectId), PROPERTIES[objectTypeId], undefined, ASSOCIATIONS[objectTypeId]);
   } catch (error) {
     if (error.code === 404) return null;
