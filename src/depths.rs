@@ -50,9 +50,15 @@ impl Drop for Depths {
 
 /// Our queues as metrics name them: the broker's names without the prefix, all partitions as one.
 fn groups(partitions: u16, destinations: Vec<String>) -> Vec<(String, Vec<Queue>)> {
-    let intake = (0..partitions).map(Queue::Partition).collect();
     let mut groups = vec![
-        ("intake".to_owned(), intake),
+        (
+            "intake".to_owned(),
+            (0..partitions).map(Queue::Partition).collect(),
+        ),
+        (
+            "backlog".to_owned(),
+            (0..partitions).map(Queue::Backlog).collect(),
+        ),
         ("dead.letters".to_owned(), vec![Queue::DeadLetters]),
     ];
     groups.extend(destinations.into_iter().map(|name| {
@@ -94,6 +100,10 @@ mod tests {
                 (
                     "intake".to_owned(),
                     vec![Queue::Partition(0), Queue::Partition(1)]
+                ),
+                (
+                    "backlog".to_owned(),
+                    vec![Queue::Backlog(0), Queue::Backlog(1)]
                 ),
                 ("dead.letters".to_owned(), vec![Queue::DeadLetters]),
                 (

@@ -155,6 +155,8 @@ metrics! {
     /// Enriched events made, by status.
     enrich_messages_total: IntCounterVec = "crm_relay_enrich_messages_total" ["status":
         "complete" | "partial" | "stale" | "missing" | "forbidden" | "not_read"];
+    /// Batches moved to the backlog of their partition, where their portal holds up no other.
+    enrich_set_aside_batches_total: IntCounter = "crm_relay_enrich_set_aside_batches_total";
     /// Portals with waiting events, by state; waiting means for budget, paused that HubSpot refuses the token.
     enrich_portals: IntGaugeVec = "crm_relay_enrich_portals" ["state": "ready" | "waiting" | "backing_off" | "paused"];
     /// The fewest calls left to any portal, by limit (burst, associations, daily); -1 when none was learnt.

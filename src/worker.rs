@@ -20,6 +20,7 @@ use crate::hubspot::client::{
 };
 use crate::metrics::Metrics;
 
+mod backlog;
 mod parts;
 mod shell;
 
@@ -75,8 +76,9 @@ impl Worker {
             let (plans, parts, stopping) = (plans.clone(), parts.clone(), stopping.clone());
             let prefetch = config.worker.prefetch;
             shells.spawn(keep_running(stopping.clone(), move || {
-                let engine =
-                    Engine::new(plans.clone(), u64::from(partition)).with_budget_share(share);
+                let engine = Engine::new(plans.clone(), u64::from(partition))
+                    .with_budget_share(share)
+                    .with_window(usize::from(prefetch));
                 let shell = Shell::new(partition, prefetch, engine, parts.clone());
                 shell.run(stopping.clone())
             }));

@@ -64,6 +64,8 @@ pub trait Bus: Send + Sync + 'static {
 pub enum Queue {
     /// `crm.intake.<n>`, `n` below [`Bus::partitions`].
     Partition(u16),
+    /// `crm.backlog.<n>`: what the worker of the partition set aside, so that it holds up nobody.
+    Backlog(u16),
     /// `crm.dead.letters`.
     DeadLetters,
     /// `crm.destination.<name>`. Only RabbitMQ has these.
@@ -75,6 +77,8 @@ pub enum Queue {
 pub enum Target {
     /// The partition's queue, `crm.intake.<n>`.
     Partition(u16),
+    /// The partition's backlog, `crm.backlog.<n>`.
+    Backlog(u16),
     /// The destination's own queue, `crm.destination.<name>`. The embedded bus has none: unroutable.
     Destination(String),
     /// `crm.dead`, by a key of the form `<stage>.<reason>`.

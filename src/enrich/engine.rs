@@ -1,11 +1,12 @@
 //! The engine of one partition: deliveries in, calls and messages out, settlements when all is done.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::event::{Event, EventId, Millis, PortalId};
 use crate::hubspot::call::{Answered, LimitClass};
 
+use super::admission::{Admission, STUCK_AFTER, UNSETTLED_MAX, WINDOW_DEFAULT};
 use super::budget::Share;
 use super::effects::{CallUnderWay, Effects};
 use super::health::Health;
@@ -14,9 +15,12 @@ use super::plan::Plans;
 use super::portal::{Context, Portal};
 use super::priority::Priority;
 use super::protocol::{
-    BudgetLeft, CallId, DeliveryId, Ending, EngineStats, Input, Output, PublishId,
+    BudgetLeft, CallId, DeliveryId, Ending, EngineStats, Input, Output, PublishId, Source,
 };
 use super::window::{SEEN_CAPACITY, SEEN_KEEP, Window};
+
+/// How often portals that get nowhere are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The engine of one partition. See the [module](super).
 #[derive(Debug)]
@@ -24,8 +28,10 @@ pub struct Engine {
     plans: Plans,
     budget_share: Share,
     portals: HashMap<PortalId, Portal>,
-    /// Events of each delivery that have not ended.
-    deliveries: HashMap<DeliveryId, usize>,
+    admission: Admission,
+    /// When portals that get nowhere are looked for next.
+    next_sweep: Millis,
+    set_aside: u64,
     live: HashMap<EventId, Live>,
     seen: Window<EventId, ()>,
     calls: HashMap<CallId, CallUnderWay>,
@@ -54,7 +60,9 @@ impl Engine {
             plans,
             budget_share: Share::WHOLE,
             portals: HashMap::new(),
-            deliveries: HashMap::new(),
+            admission: Admission::new(WINDOW_DEFAULT),
+            next_sweep: Millis::default(),
+            set_aside: 0,
             live: HashMap::new(),
             seen: Window::new(SEEN_KEEP, SEEN_CAPACITY),
             calls: HashMap::new(),
@@ -72,10 +80,23 @@ impl Engine {
         }
     }
 
+    /// The same, for a partition that gives out at most `window` deliveries at once.
+    #[must_use]
+    pub fn with_window(self, window: usize) -> Self {
+        Self {
+            admission: Admission::new(window),
+            ..self
+        }
+    }
+
     /// Takes in what happened at `now`, and returns what is to be done, in order. `now` never goes back.
     pub fn handle(&mut self, now: Millis, input: Input) -> Vec<Output> {
         match input {
-            Input::Batch { delivery, events } => self.batch(now, delivery, events),
+            Input::Batch {
+                delivery,
+                events,
+                from,
+            } => self.batch(now, delivery, events, from),
             Input::Answered { call, answered } => self.answered(now, call, answered),
             Input::TokenRefreshed { portal_id, changed } => {
                 self.with_portal(now, &portal_id, |portal, ctx| {
@@ -97,21 +118,35 @@ impl Engine {
                 }
             }
         }
-        self.outputs(now)
+        if self.next_sweep <= now {
+            self.sweep(now);
+        }
+        let mut outputs = self.outputs(now);
+        if self.admission.holds()
+            && outputs
+                .iter()
+                .any(|output| matches!(output, Output::Ack(_)))
+        {
+            self.admit_held(now);
+            outputs.extend(self.outputs(now));
+        }
+        outputs
     }
 
     /// When to send [`Input::Tick`], if nothing happens before.
     pub fn next_wake(&mut self, now: Millis) -> Option<Millis> {
+        let sweeps = !self.admission.is_empty() || self.admission.holds();
         self.portals
             .values_mut()
             .filter_map(|portal| portal.next_wake(now))
+            .chain(sweeps.then_some(self.next_sweep))
             .min()
     }
 
     /// Whether nothing waits and nothing is under way.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.deliveries.is_empty()
+        self.admission.is_empty()
             && self.publishes.is_empty()
             && self.portals.values().all(Portal::is_idle)
     }
@@ -120,6 +155,7 @@ impl Engine {
     pub fn stats(&mut self, now: Millis) -> EngineStats {
         let mut stats = EngineStats {
             waiting_events: self.live.len(),
+            set_aside: std::mem::take(&mut self.set_aside),
             oldest_received_at: self.live.values().map(|live| live.received_at).min(),
             ..EngineStats::default()
         };
@@ -146,19 +182,98 @@ impl Engine {
         stats
     }
 
-    fn batch(&mut self, now: Millis, delivery: DeliveryId, events: Vec<Event>) {
-        if events.is_empty() {
+    fn batch(&mut self, now: Millis, delivery: DeliveryId, events: Vec<Event>, from: Source) {
+        let Some(first) = events.first() else {
             self.effects.outputs.push_back(Output::Ack(delivery));
             return;
+        };
+        let priority = Priority::of_all(events.iter());
+        let in_trouble = self.is_in_trouble(&first.portal_id);
+        if self
+            .admission
+            .has_room(&first.portal_id, priority, in_trouble)
+        {
+            self.admit(now, delivery, events);
+        } else if from == Source::Backlog {
+            self.admission.hold(delivery, events, now);
+        } else {
+            self.put_aside(delivery);
         }
-        self.deliveries.insert(delivery, events.len());
-        let portals: BTreeSet<PortalId> =
-            events.iter().map(|event| event.portal_id.clone()).collect();
+    }
+
+    fn admit(&mut self, now: Millis, delivery: DeliveryId, events: Vec<Event>) {
+        let portal_id = events[0].portal_id.clone();
+        self.admission
+            .admit(delivery, portal_id.clone(), events.len(), now);
         for event in events {
             self.arrive(now, delivery, event);
         }
-        for portal_id in portals {
-            self.with_portal(now, &portal_id, |_, _| {});
+        self.with_portal(now, &portal_id, |_, _| {});
+    }
+
+    /// Takes up what came from the backlog and has room now.
+    fn admit_held(&mut self, now: Millis) {
+        let Self {
+            admission, portals, ..
+        } = self;
+        if let Some(held) = admission.next_with_room(|portal_id| in_trouble(portals, portal_id)) {
+            self.admit(now, held.delivery, held.events);
+            self.admit_held(now);
+        }
+    }
+
+    fn put_aside(&mut self, delivery: DeliveryId) {
+        self.set_aside += 1;
+        self.effects.outputs.push_back(Output::SetAside(delivery));
+    }
+
+    fn is_in_trouble(&self, portal_id: &PortalId) -> bool {
+        in_trouble(&self.portals, portal_id)
+    }
+
+    /// Sets aside what holds up others: the deliveries of portals that get nowhere, and those from the backlog
+    /// that wait for such.
+    fn sweep(&mut self, now: Millis) {
+        self.next_sweep = now.after(SWEEP_INTERVAL);
+        for portal_id in self.admission.portals_older_than(STUCK_AFTER, now) {
+            let stuck = self
+                .portals
+                .get(&portal_id)
+                .is_some_and(|portal| now.since(portal.progressed_at) >= STUCK_AFTER);
+            if stuck {
+                self.evict(&portal_id);
+            }
+        }
+        for portal_id in self.admission.portals_older_than(UNSETTLED_MAX, now) {
+            self.evict(&portal_id);
+        }
+        self.admit_held(now);
+        let Self {
+            admission, portals, ..
+        } = self;
+        let overdue = admission.overdue(now, |portal_id| in_trouble(portals, portal_id));
+        for delivery in overdue {
+            self.put_aside(delivery);
+        }
+    }
+
+    /// Sets all deliveries of a portal aside, and drops its work as if they had not come; see [`Self::lost`].
+    fn evict(&mut self, portal_id: &PortalId) {
+        let deliveries = self.admission.release_all(portal_id);
+        let Some(portal) = self.portals.get_mut(portal_id) else {
+            return;
+        };
+        let on_their_way = counted(portal.lost());
+        self.live.retain(|id, live| {
+            if !live.deliveries.iter().any(|one| deliveries.contains(one)) {
+                return true;
+            }
+            live.deliveries.clear();
+            on_their_way.get(id) == Some(&live.parts)
+        });
+        portal.keep_on_their_way(|id| self.live.contains_key(id));
+        for delivery in deliveries {
+            self.put_aside(delivery);
         }
     }
 
@@ -232,11 +347,8 @@ impl Engine {
     /// stays known, so that its repeat is recognised; unless only a part of it is, since the repeat must
     /// then make up for the rest, and the confirm of the part that is must not count for the repeat.
     fn lost(&mut self) {
-        self.deliveries.clear();
-        let mut on_their_way: HashMap<EventId, usize> = HashMap::new();
-        for id in self.portals.values_mut().flat_map(Portal::lost) {
-            *on_their_way.entry(id).or_default() += 1;
-        }
+        self.admission.clear();
+        let on_their_way = counted(self.portals.values_mut().flat_map(Portal::lost));
         self.live.retain(|id, live| {
             live.deliveries.clear();
             on_their_way.get(id) == Some(&live.parts)
@@ -291,12 +403,8 @@ impl Engine {
     }
 
     fn event_ended(&mut self, delivery: DeliveryId) {
-        if let Some(left) = self.deliveries.get_mut(&delivery) {
-            *left -= 1;
-            if *left == 0 {
-                self.deliveries.remove(&delivery);
-                self.effects.outputs.push_back(Output::Ack(delivery));
-            }
+        if self.admission.event_ended(delivery) {
+            self.effects.outputs.push_back(Output::Ack(delivery));
         }
     }
 }
@@ -304,4 +412,19 @@ impl Engine {
 /// The shorter of two times, of which none is the longest.
 fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
     one.into_iter().chain(other).min()
+}
+
+/// Whether a portal cannot be asked right now, as far as is known.
+fn in_trouble(portals: &HashMap<PortalId, Portal>, portal_id: &PortalId) -> bool {
+    let portal = portals.get(portal_id);
+    portal.is_some_and(|portal| portal.health.is_trouble())
+}
+
+/// How often each id occurs.
+fn counted(ids: impl IntoIterator<Item = EventId>) -> HashMap<EventId, usize> {
+    let mut counts = HashMap::new();
+    for id in ids {
+        *counts.entry(id).or_default() += 1;
+    }
+    counts
 }

@@ -8,6 +8,8 @@ use crate::event::Millis;
 pub const BACKOFF_MIN: Duration = Duration::from_millis(500);
 /// The longest delay after a failure.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// So many failures in a row are more than a moment's.
+const TROUBLE_FAILURES: u32 = 3;
 /// How often a portal whose token is refused is tried again.
 pub const UNAUTHORIZED_PROBE: Duration = Duration::from_secs(300);
 
@@ -34,6 +36,15 @@ impl Health {
             Self::BackingOff { until, .. } | Self::Paused { until } => {
                 until <= now && in_flight == 0
             }
+        }
+    }
+
+    /// Whether more is wrong than a moment's failure: work for the portal had better wait elsewhere.
+    pub fn is_trouble(self) -> bool {
+        match self {
+            Self::Ready | Self::Refreshing => false,
+            Self::BackingOff { failures, .. } => failures >= TROUBLE_FAILURES,
+            Self::Paused { .. } => true,
         }
     }
 

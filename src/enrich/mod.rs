@@ -12,11 +12,13 @@
 //! - `portal`: the jobs of one portal, from events to messages;
 //! - `request`, `cache`, `fresh`, `assemble`, [`typed`]: reads, what is shared, and what comes of them;
 //! - [`budget`], `health`, `priority`: whether a call may be sent, and whose goes first;
+//! - `admission`: which deliveries are taken up now, and which are set aside so that they hold up nobody;
 //! - `window`: bounded memories.
 
 pub mod budget;
 pub mod typed;
 
+mod admission;
 mod assemble;
 mod cache;
 mod effects;
@@ -35,5 +37,7 @@ mod window;
 
 pub use engine::Engine;
 pub use plan::{Plan, Plans};
-pub use protocol::{BudgetLeft, CallId, DeliveryId, Ending, EngineStats, Input, Output, PublishId};
+pub use protocol::{
+    BudgetLeft, CallId, DeliveryId, Ending, EngineStats, Input, Output, PublishId, Source,
+};
 pub use window::{SEEN_CAPACITY, SEEN_KEEP};

@@ -38,6 +38,8 @@ pub struct Portal {
     id: PortalId,
     pub health: Health,
     pub budget: Budget,
+    /// When HubSpot last answered, a message was last confirmed, or work came after none.
+    pub progressed_at: Millis,
     shared: Shared,
     lanes: HashMap<Key, Lane>,
     /// Records whose job waits to be read, by type.
@@ -75,6 +77,7 @@ impl Portal {
             id,
             health: Health::default(),
             budget: Budget::new(share),
+            progressed_at: Millis::default(),
             shared: Shared::default(),
             lanes: HashMap::new(),
             to_read: BTreeMap::new(),

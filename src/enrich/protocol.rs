@@ -17,6 +17,15 @@ pub struct CallId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PublishId(pub u64);
 
+/// The queue that a delivery came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The partition.
+    Intake,
+    /// The partition's backlog.
+    Backlog,
+}
+
 /// What happened.
 #[derive(Debug)]
 pub enum Input {
@@ -26,6 +35,8 @@ pub enum Input {
         delivery: DeliveryId,
         /// Its events, of one portal.
         events: Vec<Event>,
+        /// Which queue it came from.
+        from: Source,
     },
     /// A call was answered, or failed.
     Answered {
@@ -84,6 +95,8 @@ pub enum Output {
     },
     /// Acknowledge a delivery: all its events have ended.
     Ack(DeliveryId),
+    /// Move a delivery to the end of the partition's backlog, and acknowledge it when it is there.
+    SetAside(DeliveryId),
     /// An event ended; for the metrics.
     Ended(Ending),
 }
@@ -122,6 +135,8 @@ impl Ending {
 pub struct EngineStats {
     /// Events that have not ended.
     pub waiting_events: usize,
+    /// Batches that were moved to the backlog since the last figures.
+    pub set_aside: u64,
     /// Portals with waiting events that may be asked.
     pub portals_ready: usize,
     /// Portals with waiting events whose budget is used up.

@@ -48,6 +48,7 @@ struct World {
     published_at: BTreeMap<String, Millis>,
     letters: Vec<DeadLetter>,
     acked: Vec<u64>,
+    set_aside: Vec<u64>,
     endings: BTreeMap<&'static str, usize>,
     /// Messages that wait for a confirm, while `confirm` is false.
     unconfirmed: Vec<(PublishId, Ending)>,
@@ -94,6 +95,7 @@ impl World {
             published_at: BTreeMap::new(),
             letters: Vec::new(),
             acked: Vec::new(),
+            set_aside: Vec::new(),
             endings: BTreeMap::new(),
             unconfirmed: Vec::new(),
             confirm: true,
@@ -123,7 +125,11 @@ impl World {
     fn deliver(&mut self, events: Vec<Event>) -> u64 {
         self.deliveries += 1;
         let delivery = DeliveryId(self.deliveries);
-        self.tell(Input::Batch { delivery, events });
+        self.tell(Input::Batch {
+            delivery,
+            events,
+            from: Source::Intake,
+        });
         delivery.0
     }
 
@@ -168,6 +174,10 @@ impl World {
             }
             Output::Ack(delivery) => {
                 self.acked.push(delivery.0);
+                None
+            }
+            Output::SetAside(delivery) => {
+                self.set_aside.push(delivery.0);
                 None
             }
             Output::Ended(ending) => {

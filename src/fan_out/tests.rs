@@ -119,7 +119,9 @@ fn name(target: &Target) -> String {
         Target::Destination(name) => name.clone(),
         Target::DeadLetters(_) => "dead".to_owned(),
         Target::Topic(_) => "topic".to_owned(),
-        Target::Partition(_) => unreachable!("fan-out publishes to no partition"),
+        Target::Partition(_) | Target::Backlog(_) => {
+            unreachable!("fan-out publishes to no partition")
+        }
     }
 }
 

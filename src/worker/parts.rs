@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::bus::{Bus, Outgoing};
+use crate::bus::{Bus, Message, Outgoing, Target};
 use crate::enrich::{BudgetLeft, Ending, EngineStats, Input, PublishId};
 use crate::event::{DeadLetter, EnrichedEvent, Millis};
 use crate::fan_out::{FanOut, FanOutOutcome};
@@ -98,6 +98,25 @@ impl Parts {
             });
         }
         delivered
+    }
+
+    /// Publishes a delivery's message to the backlog of its partition, after `delay`.
+    ///
+    /// # Errors
+    /// When it did not arrive for sure: how long to wait before trying again.
+    pub(super) async fn set_aside(
+        &self,
+        partition: u16,
+        message: Message,
+        delay: Duration,
+    ) -> Result<(), Duration> {
+        tokio::time::sleep(delay).await;
+        let target = Target::Backlog(partition);
+        let verdicts = self.bus.publish(vec![Outgoing { target, message }]).await;
+        if verdicts.iter().all(Result::is_ok) {
+            return Ok(());
+        }
+        Err((delay * 2).clamp(RETRY_MIN, RETRY_MAX))
     }
 
     /// Gauges over all partitions: the oldest event that waits, and the least budget left (-1: none was learnt).

@@ -2,7 +2,10 @@
 //!
 //! It hands the engine what happens, and does what the engine says: calls to HubSpot and deliveries run as
 //! futures beside the loop. A delivery of the bus is acknowledged only when the engine says that all it
-//! led to is confirmed.
+//! led to is confirmed, or when it stands in the partition's backlog.
+//!
+//! Only who is active on the partition may consume its backlog, or two engines would work for one portal. A
+//! delivery of the partition is what tells; see [`Backlog`] for where none comes.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -16,11 +19,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use crate::bus::{Consumed, Consumer, Delivery, Queue, Unsettled};
-use crate::enrich::{CallId, DeliveryId, Ending, Engine, EngineStats, Input, Output, PublishId};
+use crate::bus::{Consumed, Consumer, Delivery, Message, Queue, Unsettled};
+use crate::enrich::{
+    CallId, DeliveryId, Ending, Engine, EngineStats, Input, Output, PublishId, Source,
+};
 use crate::event::{Batch, DeadLetter, DeadLetterReason, EnrichedEvent, Millis, PortalId, Stage};
 use crate::hubspot::call::{Answered, Call};
 
+use super::backlog::{self, Backlog};
 use super::parts::{Delivered, Parts, Round};
 
 /// The longest a shell sleeps when its engine has no reason to wake.
@@ -37,6 +43,7 @@ pub(super) struct Shell {
     engine: Engine,
     clock: Clock,
     consumer: Option<Consumer>,
+    backlog: Backlog,
     unsettled: HashMap<DeliveryId, Taken>,
     last_delivery: u64,
     /// Calls and deliveries under way.
@@ -50,6 +57,9 @@ pub(super) struct Shell {
 /// A batch that was taken and not settled.
 struct Taken {
     unsettled: Unsettled,
+    from: Source,
+    /// As it came, to be set aside.
+    message: Message,
     taken_at: Instant,
     span: Span,
 }
@@ -83,13 +93,18 @@ enum Done {
     Tell(Vec<Input>),
     /// Messages were tried.
     Delivered(Delivered),
-    /// A message that never was a batch is taken care of.
+    /// A message that never was a batch, or that was set aside, is where it belongs.
     Acknowledge(DeliveryId),
+    /// A delivery could not be set aside: again, after this delay.
+    SetAside(DeliveryId, Duration),
+    /// Whether somebody should be told of the backlog was looked at.
+    Nothing,
 }
 
 /// What wakes the loop.
 enum Wake {
     Consumed(Option<Consumed>),
+    Backlog(Option<Consumed>),
     Done(Done),
     Time,
     Stop,
@@ -102,6 +117,7 @@ impl Shell {
             engine,
             clock: Clock::new(),
             consumer: Some(parts.bus.consume(Queue::Partition(partition), prefetch)),
+            backlog: Backlog::new(partition, prefetch),
             parts,
             unsettled: HashMap::new(),
             last_delivery: 0,
@@ -116,9 +132,17 @@ impl Shell {
         let mut draining = false;
         while !(draining && self.engine.is_idle() && self.under_way.is_empty()) {
             match self.wait(&stopping, draining).await {
-                Wake::Consumed(Some(Consumed::Delivery(delivery))) => self.take(delivery),
+                Wake::Consumed(Some(Consumed::Delivery(delivery))) => {
+                    self.backlog.open(self.parts.bus.as_ref());
+                    self.take(delivery, Source::Intake);
+                }
                 Wake::Consumed(Some(Consumed::Lost)) => self.lost(),
                 Wake::Consumed(None) => self.consumer = None,
+                Wake::Backlog(Some(Consumed::Delivery(delivery))) => {
+                    self.take(delivery, Source::Backlog);
+                }
+                Wake::Backlog(Some(Consumed::Lost)) => self.abandon(Some(Source::Backlog)),
+                Wake::Backlog(None) => self.backlog.close(),
                 Wake::Done(Done::Tell(inputs)) => self.tell_all(inputs),
                 Wake::Done(Done::Delivered(delivered)) => {
                     if let Some(round) = delivered.again {
@@ -127,10 +151,13 @@ impl Shell {
                     self.tell_all(delivered.inputs);
                 }
                 Wake::Done(Done::Acknowledge(delivery)) => self.acknowledge(delivery),
+                Wake::Done(Done::SetAside(delivery, delay)) => self.set_aside(delivery, delay),
+                Wake::Done(Done::Nothing) => {}
                 Wake::Time => self.tell(Input::Tick),
                 Wake::Stop => draining = true,
             }
             self.publish_gathered();
+            self.look_for_backlog();
             if self.reported_at.elapsed() >= REPORT_INTERVAL {
                 self.report();
             }
@@ -151,6 +178,12 @@ impl Shell {
                 _ => pending().await,
             }
         };
+        let from_backlog = async {
+            if draining {
+                return pending().await;
+            }
+            self.backlog.next().await
+        };
         let done = async {
             match self.under_way.next().await {
                 Some(done) => done,
@@ -162,11 +195,16 @@ impl Shell {
             done = done => Wake::Done(done),
             () = stopping.cancelled(), if !draining => Wake::Stop,
             consumed = consumed => Wake::Consumed(consumed),
+            consumed = from_backlog => Wake::Backlog(consumed),
             () = tokio::time::sleep(sleep) => Wake::Time,
         }
     }
 
-    fn take(&mut self, delivery: Delivery) {
+    fn take(&mut self, delivery: Delivery, from: Source) {
+        if backlog::is_notice(&delivery.message) {
+            delivery.unsettled.ack();
+            return;
+        }
         self.last_delivery += 1;
         let id = DeliveryId(self.last_delivery);
         let batch = Batch::decode(&delivery.message.body);
@@ -179,6 +217,8 @@ impl Shell {
         );
         let taken = Taken {
             unsettled: delivery.unsettled,
+            from,
+            message: delivery.message.clone(),
             taken_at: Instant::now(),
             span: span.clone(),
         };
@@ -191,6 +231,7 @@ impl Shell {
                 self.tell(Input::Batch {
                     delivery: id,
                     events,
+                    from,
                 });
             }
             Err(error) => self.bury_unreadable(id, error.to_string(), &delivery.message.body),
@@ -219,9 +260,37 @@ impl Shell {
         }
     }
 
+    /// Another worker may be active now: the backlog is let go as well.
     fn lost(&mut self) {
-        self.abandon();
+        self.backlog.close();
+        self.abandon(None);
         self.tell(Input::Lost);
+    }
+
+    /// Moves a delivery to the backlog, after `delay`. It is acknowledged when it is there; one that is void meanwhile
+    /// comes again anyway.
+    fn set_aside(&self, delivery: DeliveryId, delay: Duration) {
+        let Some(taken) = self.unsettled.get(&delivery) else {
+            return;
+        };
+        let (parts, message) = (self.parts.clone(), taken.message.clone());
+        let partition = self.partition;
+        self.under_way.push(Box::pin(async move {
+            match parts.set_aside(partition, message, delay).await {
+                Ok(()) => Done::Acknowledge(delivery),
+                Err(delay) => Done::SetAside(delivery, delay),
+            }
+        }));
+    }
+
+    /// While nothing says that we are active, now and then: whether that is for want of deliveries.
+    fn look_for_backlog(&mut self) {
+        if let Some(look) = self.backlog.look(self.parts.bus.clone()) {
+            self.under_way.push(Box::pin(async move {
+                look.await;
+                Done::Nothing
+            }));
+        }
     }
 
     fn tell_all(&mut self, inputs: Vec<Input>) {
@@ -241,6 +310,7 @@ impl Shell {
                 Output::Publish { publish, event } => self.to_publish.push((publish, *event)),
                 Output::Bury { publish, letter } => self.bury(publish, *letter),
                 Output::Ack(delivery) => self.acknowledge(delivery),
+                Output::SetAside(delivery) => self.set_aside(delivery, Duration::ZERO),
                 Output::Ended(ending) => {
                     let ended = &self.parts.metrics.enrich_events_total;
                     ended.with_label_values(&[ending.as_str()]).inc();
@@ -333,21 +403,27 @@ impl Shell {
                 .with_label_values(&[state])
                 .add(difference(new, old));
         }
+        metrics
+            .enrich_set_aside_batches_total
+            .inc_by(stats.set_aside);
         self.parts.report(self.partition, stats, self.clock.now());
         self.reported = stats;
     }
 
     /// Flushes what was settled and releases the partition.
     async fn close(mut self) {
-        self.abandon();
+        self.abandon(None);
+        self.backlog.close();
         if let Some(consumer) = self.consumer.take() {
             consumer.close().await;
         }
         tracing::debug!(partition = self.partition, "the partition was released");
     }
 
-    fn abandon(&mut self) {
-        for (_, taken) in self.unsettled.drain() {
+    /// Lets go of the deliveries that came `from` there, or of all; they come again.
+    fn abandon(&mut self, from: Option<Source>) {
+        let of_it = |taken: &Taken| from.is_none_or(|from| taken.from == from);
+        for (_, taken) in self.unsettled.extract_if(|_, taken| of_it(taken)) {
             taken.unsettled.abandon();
         }
     }
@@ -356,7 +432,7 @@ impl Shell {
 impl Drop for Shell {
     /// A shell that is stopped in the middle lets go of what it did not settle: it comes again.
     fn drop(&mut self) {
-        self.abandon();
+        self.abandon(None);
         self.show(EngineStats::default());
     }
 }

@@ -145,7 +145,10 @@ impl Embedded {
                     Target::Partition(number) if number < self.partitions => {
                         (QueueId::partition(number), None)
                     }
-                    Target::Partition(_) | Target::Destination(_) => {
+                    Target::Backlog(number) if number < self.partitions => {
+                        (QueueId::backlog(number), None)
+                    }
+                    Target::Partition(_) | Target::Backlog(_) | Target::Destination(_) => {
                         return Some(Err(PublishError::Unroutable));
                     }
                 };
@@ -211,6 +214,9 @@ impl Embedded {
         match queue {
             Queue::Partition(number) => {
                 (*number < self.partitions).then(|| QueueId::partition(*number))
+            }
+            Queue::Backlog(number) => {
+                (*number < self.partitions).then(|| QueueId::backlog(*number))
             }
             Queue::DeadLetters => Some(QueueId::DEAD_LETTERS),
             Queue::Destination(_) => None,
@@ -311,6 +317,7 @@ impl Handle {
 fn label(target: &Target) -> &'static str {
     match target {
         Target::Partition(_) => "partition",
+        Target::Backlog(_) => "backlog",
         Target::Destination(_) => "destination",
         Target::DeadLetters(_) => "dead_letters",
         Target::Topic(_) => "topic",

@@ -35,7 +35,7 @@ const SCHEMA: &str = "
     CREATE TABLE settings (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
     CREATE TABLE messages (
         seq INTEGER PRIMARY KEY,
-        queue INTEGER NOT NULL, -- a partition, or -1 for the dead letters
+        queue INTEGER NOT NULL, -- a partition, -1 for the dead letters, -2 - n for the backlog of partition n
         id TEXT NOT NULL,
         content_type TEXT NOT NULL,
         kind TEXT NOT NULL,

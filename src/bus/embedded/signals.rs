@@ -29,7 +29,9 @@ impl Signals {
     pub(super) fn new(partitions: u16, metrics: Arc<Metrics>) -> Self {
         Self {
             connected: watch::Sender::new(false),
-            lanes: (0..=partitions).map(|_| Lane::default()).collect(),
+            lanes: (0..=2 * u32::from(partitions))
+                .map(|_| Lane::default())
+                .collect(),
             metrics,
         }
     }

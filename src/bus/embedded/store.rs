@@ -17,7 +17,7 @@ pub(super) const DELIVERY_LIMIT_KEY: &str = "consume.delivery_limit";
 /// The most bytes of bodies one fetch brings, give or take the last message: publishers wait meanwhile.
 const FETCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// A queue of the store: a partition's number, or [`QueueId::DEAD_LETTERS`].
+/// A queue of the store: a partition's number, [`QueueId::DEAD_LETTERS`], or below that a backlog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct QueueId(i64);
 
@@ -30,9 +30,18 @@ impl QueueId {
         Self(i64::from(number))
     }
 
-    /// Its place in a list that has the dead letters first and then the partitions.
+    /// The backlog of a partition.
+    pub(super) fn backlog(number: u16) -> Self {
+        Self(Self::DEAD_LETTERS.0 - 1 - i64::from(number))
+    }
+
+    /// Its place in a list that has the dead letters first and then each partition with its backlog.
     pub(super) fn index(self) -> usize {
-        usize::try_from(self.0 + 1).expect("queue numbers begin at -1")
+        let index = match self.0 - Self::DEAD_LETTERS.0 {
+            above @ 1.. => 2 * above - 1,
+            below_or_itself => -2 * below_or_itself,
+        };
+        usize::try_from(index).expect("it is not negative")
     }
 }
 

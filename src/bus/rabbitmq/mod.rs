@@ -228,6 +228,7 @@ async fn keep(keeper: Keeper) -> Result<JoinHandle<()>, RabbitMqError> {
 fn label(target: &Target) -> &'static str {
     match target {
         Target::Partition(_) => "partition",
+        Target::Backlog(_) => "backlog",
         Target::Destination(_) => "destination",
         Target::DeadLetters(_) => "dead_letters",
         Target::Topic(_) => "topic",

@@ -266,6 +266,7 @@ fn prepare(
     let mandatory = !matches!(target, Target::Topic(_));
     let (exchange, routing_key) = match target {
         Target::Partition(n) => (topology.intake(), n.to_string()),
+        Target::Backlog(n) => (String::new(), topology.queue(&Queue::Backlog(n))),
         Target::Destination(name) => (String::new(), topology.queue(&Queue::Destination(name))),
         Target::DeadLetters(key) => (topology.dead(), key),
         Target::Topic(keys) => {

@@ -76,6 +76,7 @@ impl Topology {
     pub(super) fn queue(&self, queue: &Queue) -> String {
         match queue {
             Queue::Partition(n) => self.partition(*n),
+            Queue::Backlog(n) => format!("{}.backlog.{n}", self.prefix),
             Queue::DeadLetters => format!("{}.dead.letters", self.prefix),
             Queue::Destination(name) => format!("{}.destination.{name}", self.prefix),
         }
@@ -118,7 +119,10 @@ impl Topology {
             .destinations
             .iter()
             .map(|destination| self.queue(&Queue::Destination(destination.name.clone())))
-            .chain([self.queue(&Queue::DeadLetters), self.partition(u16::MAX)])
+            .chain([
+                self.queue(&Queue::DeadLetters),
+                self.queue(&Queue::Backlog(u16::MAX)),
+            ])
             .max_by_key(String::len)
             .expect("there are two names at least");
         if longest.len() > NAME_BYTES_MAX {
@@ -171,6 +175,8 @@ impl Topology {
             let arguments = self.partition_arguments();
             declare_queue(channel, &name, arguments, "bus.prefix").await?;
             bind(channel, &name, &intake, &n.to_string()).await?;
+            let backlog = self.queue(&Queue::Backlog(n));
+            declare_queue(channel, &backlog, self.partition_arguments(), "bus.prefix").await?;
         }
         Ok(())
     }
@@ -328,6 +334,7 @@ mod tests {
     fn names_follow_the_prefix() {
         let topology = Topology::new(&options("crm", 16)).unwrap();
         assert_eq!(topology.queue(&Queue::Partition(3)), "crm.intake.3");
+        assert_eq!(topology.queue(&Queue::Backlog(3)), "crm.backlog.3");
         assert_eq!(topology.queue(&Queue::DeadLetters), "crm.dead.letters");
         let destination = Queue::Destination("warehouse".into());
         assert_eq!(topology.queue(&destination), "crm.destination.warehouse");

@@ -50,6 +50,7 @@ impl Portal {
         match answered.result {
             Ok(answer) => {
                 self.health = Health::Ready;
+                self.progressed_at = ctx.now;
                 self.apply(request, answer, ctx);
             }
             Err(error) => self.failed(request, error, ctx),

@@ -20,6 +20,9 @@ const MERGE_CHAIN_MAX: usize = 16;
 impl Portal {
     /// Takes an event in. Returns how many jobs it is part of: that many times it must end.
     pub(in crate::enrich) fn arrive(&mut self, event: Event, ctx: &mut Context<'_>) -> usize {
+        if !self.has_work() {
+            self.progressed_at = ctx.now;
+        }
         let subject = event.subject();
         let key = self.survivor((subject.object_type_id, subject.object_id));
         if let EventBody::Object(ObjectEvent { change, .. }) = &event.body {

@@ -239,6 +239,7 @@ impl Portal {
         ending: Ending,
         ctx: &mut Context<'_>,
     ) {
+        self.progressed_at = ctx.now;
         let Some(lane) = self.lanes.get_mut(key) else {
             return;
         };

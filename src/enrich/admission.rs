@@ -1,0 +1,234 @@
+//! Which deliveries are taken up now: no portal may fill the window of its partition.
+//!
+//! A partition gives out a window of deliveries, and no more until some are settled. A portal that imports, or
+//! that cannot be asked, would fill it, and every other portal would wait. So each may hold no more than a part of what is
+//! free, which leaves room however many do. What is beyond goes to the partition's backlog, and comes back
+//! from there as the portal gets on.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use crate::event::{Event, Millis, PortalId};
+
+use super::priority::Priority;
+use super::protocol::DeliveryId;
+
+/// The window where nobody says: the default of `worker.prefetch`.
+pub const WINDOW_DEFAULT: usize = 200;
+/// How long a delivery from the backlog is held for its portal to have room, before it goes to the backlog's end
+/// and lets the next ones be seen.
+const HELD_MAX: Duration = Duration::from_secs(10);
+/// The same for a portal that cannot be asked.
+const HELD_IN_TROUBLE_MAX: Duration = Duration::from_secs(2);
+/// A portal that got nowhere for so long has its deliveries set aside.
+pub const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// A delivery that is not settled by then is set aside in any case; the broker takes it back after 30 minutes.
+pub const UNSETTLED_MAX: Duration = Duration::from_secs(600);
+
+/// The deliveries of one partition that were taken up, and those that wait for room.
+#[derive(Debug)]
+pub struct Admission {
+    window: usize,
+    admitted: HashMap<DeliveryId, Admitted>,
+    by_portal: HashMap<PortalId, usize>,
+    held: VecDeque<Held>,
+}
+
+/// A delivery that was taken up.
+#[derive(Debug)]
+struct Admitted {
+    portal_id: PortalId,
+    /// Events that have not ended.
+    left: usize,
+    since: Millis,
+}
+
+/// A delivery from the backlog that waits for room.
+#[derive(Debug)]
+pub struct Held {
+    pub delivery: DeliveryId,
+    pub events: Vec<Event>,
+    since: Millis,
+}
+
+impl Held {
+    fn portal_id(&self) -> &PortalId {
+        &self.events[0].portal_id
+    }
+}
+
+impl Admission {
+    pub fn new(window: usize) -> Self {
+        Self {
+            window,
+            admitted: HashMap::new(),
+            by_portal: HashMap::new(),
+            held: VecDeque::new(),
+        }
+    }
+
+    /// Whether nothing was taken up.
+    pub fn is_empty(&self) -> bool {
+        self.admitted.is_empty()
+    }
+
+    /// Whether something waits for room.
+    pub fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Whether a portal may have one more: live work as many as are free, bulk work half of that, and a portal
+    /// in trouble one, to see whether it is back.
+    pub fn has_room(&self, portal_id: &PortalId, priority: Priority, in_trouble: bool) -> bool {
+        let mine = self.by_portal.get(portal_id).copied().unwrap_or(0);
+        let free = self.window.saturating_sub(self.admitted.len());
+        match priority {
+            _ if in_trouble => mine == 0,
+            Priority::Live => mine < free.max(1),
+            Priority::Bulk => mine < (free / 2).max(1),
+        }
+    }
+
+    pub fn admit(&mut self, delivery: DeliveryId, portal_id: PortalId, left: usize, now: Millis) {
+        *self.by_portal.entry(portal_id.clone()).or_default() += 1;
+        let admitted = Admitted {
+            portal_id,
+            left,
+            since: now,
+        };
+        self.admitted.insert(delivery, admitted);
+    }
+
+    pub fn hold(&mut self, delivery: DeliveryId, events: Vec<Event>, now: Millis) {
+        self.held.push_back(Held {
+            delivery,
+            events,
+            since: now,
+        });
+    }
+
+    /// One event of `delivery` ended. Whether that was its last.
+    pub fn event_ended(&mut self, delivery: DeliveryId) -> bool {
+        let Some(admitted) = self.admitted.get_mut(&delivery) else {
+            return false;
+        };
+        admitted.left -= 1;
+        let is_last = admitted.left == 0;
+        if is_last {
+            self.release(delivery);
+        }
+        is_last
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.admitted.clear();
+        self.by_portal.clear();
+        self.held.clear();
+    }
+
+    /// Portals with a delivery that was taken up `age` ago or earlier.
+    pub fn portals_older_than(&self, age: Duration, now: Millis) -> Vec<PortalId> {
+        let admitted = self.admitted.values();
+        let old = admitted.filter(|one| now.since(one.since) >= age);
+        let mut portals: Vec<_> = old.map(|one| one.portal_id.clone()).collect();
+        portals.sort();
+        portals.dedup();
+        portals
+    }
+
+    /// Gives up the deliveries of a portal, in the order they came.
+    pub fn release_all(&mut self, portal_id: &PortalId) -> Vec<DeliveryId> {
+        let of_portal = self.admitted.iter();
+        let of_portal = of_portal.filter(|(_, one)| one.portal_id == *portal_id);
+        let mut deliveries: Vec<_> = of_portal.map(|(delivery, _)| *delivery).collect();
+        deliveries.sort();
+        for delivery in &deliveries {
+            self.release(*delivery);
+        }
+        deliveries
+    }
+
+    /// The next held delivery that has room now.
+    pub fn next_with_room(&mut self, in_trouble: impl Fn(&PortalId) -> bool) -> Option<Held> {
+        let with_room = self.held.iter().position(|held| {
+            let priority = Priority::of_all(held.events.iter());
+            let portal_id = held.portal_id();
+            self.has_room(portal_id, priority, in_trouble(portal_id))
+        });
+        self.held.remove(with_room?)
+    }
+
+    /// Those held for too long.
+    pub fn overdue(
+        &mut self,
+        now: Millis,
+        in_trouble: impl Fn(&PortalId) -> bool,
+    ) -> Vec<DeliveryId> {
+        let mut overdue = Vec::new();
+        self.held.retain(|held| {
+            let longest = if in_trouble(held.portal_id()) {
+                HELD_IN_TROUBLE_MAX
+            } else {
+                HELD_MAX
+            };
+            let keep = now.since(held.since) < longest;
+            if !keep {
+                overdue.push(held.delivery);
+            }
+            keep
+        });
+        overdue
+    }
+
+    fn release(&mut self, delivery: DeliveryId) {
+        let Some(admitted) = self.admitted.remove(&delivery) else {
+            return;
+        };
+        if let Some(count) = self.by_portal.get_mut(&admitted.portal_id) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_portal.remove(&admitted.portal_id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(admission: &mut Admission, portal: &str, priority: Priority) -> usize {
+        let mut count = 0;
+        while admission.has_room(&portal.into(), priority, false) {
+            let delivery = DeliveryId(admission.admitted.len() as u64);
+            admission.admit(delivery, portal.into(), 1, Millis::default());
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn however_many_portals_take_all_they_may_there_is_room_for_another() {
+        for priority in [Priority::Live, Priority::Bulk] {
+            let mut admission = Admission::new(200);
+            let counts: Vec<_> = (0..20)
+                .map(|n| fill(&mut admission, &n.to_string(), priority))
+                .collect();
+            assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+            let most = if priority == Priority::Live { 100 } else { 67 };
+            assert_eq!(counts[0], most);
+        }
+    }
+
+    #[test]
+    fn a_portal_in_trouble_has_one() {
+        let mut admission = Admission::new(200);
+        let portal = "1".into();
+        assert!(admission.has_room(&portal, Priority::Live, true));
+        admission.admit(DeliveryId(1), portal.clone(), 1, Millis::default());
+        assert!(!admission.has_room(&portal, Priority::Live, true));
+        assert!(admission.event_ended(DeliveryId(1)));
+        assert!(admission.has_room(&portal, Priority::Live, true));
+    }
+}
