@@ -30,7 +30,8 @@ pub const UNSETTLED_MAX: Duration = Duration::from_secs(600);
 pub struct Admission {
     window: usize,
     admitted: HashMap<DeliveryId, Admitted>,
-    by_portal: HashMap<PortalId, usize>,
+    /// How many each portal has, live and bulk apart: neither keeps the other out.
+    counts: HashMap<(PortalId, Priority), usize>,
     held: VecDeque<Held>,
 }
 
@@ -38,6 +39,7 @@ pub struct Admission {
 #[derive(Debug)]
 struct Admitted {
     portal_id: PortalId,
+    priority: Priority,
     /// Events that have not ended.
     left: usize,
     since: Millis,
@@ -62,7 +64,7 @@ impl Admission {
         Self {
             window,
             admitted: HashMap::new(),
-            by_portal: HashMap::new(),
+            counts: HashMap::new(),
             held: VecDeque::new(),
         }
     }
@@ -80,20 +82,31 @@ impl Admission {
     /// Whether a portal may have one more: live work as many as are free, bulk work half of that, and a portal
     /// in trouble one, to see whether it is back.
     pub fn has_room(&self, portal_id: &PortalId, priority: Priority, in_trouble: bool) -> bool {
-        let mine = self.by_portal.get(portal_id).copied().unwrap_or(0);
+        let count = |priority| {
+            let count = self.counts.get(&(portal_id.clone(), priority));
+            count.copied().unwrap_or(0)
+        };
         let free = self.window.saturating_sub(self.admitted.len());
         match priority {
-            _ if in_trouble => mine == 0,
-            Priority::Live => mine < free.max(1),
-            Priority::Bulk => mine < (free / 2).max(1),
+            _ if in_trouble => count(Priority::Live) + count(Priority::Bulk) == 0,
+            Priority::Live => count(Priority::Live) < free.max(1),
+            Priority::Bulk => count(Priority::Bulk) < (free / 2).max(1),
         }
     }
 
-    pub fn admit(&mut self, delivery: DeliveryId, portal_id: PortalId, left: usize, now: Millis) {
-        *self.by_portal.entry(portal_id.clone()).or_default() += 1;
+    /// Takes up a delivery of a portal's `events`.
+    pub fn admit(&mut self, delivery: DeliveryId, events: &[Event], now: Millis) {
+        let Some(first) = events.first() else { return };
+        let portal_id = first.portal_id.clone();
+        let priority = Priority::of_all(events.iter());
+        *self
+            .counts
+            .entry((portal_id.clone(), priority))
+            .or_default() += 1;
         let admitted = Admitted {
             portal_id,
-            left,
+            priority,
+            left: events.len(),
             since: now,
         };
         self.admitted.insert(delivery, admitted);
@@ -123,7 +136,7 @@ impl Admission {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.admitted.clear();
-        self.by_portal.clear();
+        self.counts.clear();
         self.held.clear();
     }
 
@@ -185,10 +198,11 @@ impl Admission {
         let Some(admitted) = self.admitted.remove(&delivery) else {
             return;
         };
-        if let Some(count) = self.by_portal.get_mut(&admitted.portal_id) {
+        let whose = (admitted.portal_id, admitted.priority);
+        if let Some(count) = self.counts.get_mut(&whose) {
             *count -= 1;
             if *count == 0 {
-                self.by_portal.remove(&admitted.portal_id);
+                self.counts.remove(&whose);
             }
         }
     }
@@ -197,15 +211,29 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::enrich::tests::{created, event_of, imported};
+
+    fn make(priority: Priority) -> Event {
+        match priority {
+            Priority::Live => created("1", 0),
+            Priority::Bulk => imported("1", 0),
+        }
+    }
+
+    fn admit(admission: &mut Admission, portal: &str, priority: Priority, in_trouble: bool) -> bool {
+        let has_room = admission.has_room(&portal.into(), priority, in_trouble);
+        if has_room {
+            let delivery = DeliveryId(admission.admitted.len() as u64);
+            let events = [event_of(portal, make(priority))];
+            admission.admit(delivery, &events, Millis::default());
+        }
+        has_room
+    }
 
     fn fill(admission: &mut Admission, portal: &str, priority: Priority) -> usize {
-        let mut count = 0;
-        while admission.has_room(&portal.into(), priority, false) {
-            let delivery = DeliveryId(admission.admitted.len() as u64);
-            admission.admit(delivery, portal.into(), 1, Millis::default());
-            count += 1;
-        }
-        count
+        (0..1_000)
+            .take_while(|_| admit(admission, portal, priority, false))
+            .count()
     }
 
     #[test]
@@ -222,13 +250,19 @@ mod tests {
     }
 
     #[test]
+    fn live_and_bulk_work_of_a_portal_leave_room_for_each_other() {
+        let mut admission = Admission::new(200);
+        assert_eq!(fill(&mut admission, "1", Priority::Live), 100);
+        assert_eq!(fill(&mut admission, "1", Priority::Bulk), 33);
+    }
+
+    #[test]
     fn a_portal_in_trouble_has_one() {
         let mut admission = Admission::new(200);
-        let portal = "1".into();
-        assert!(admission.has_room(&portal, Priority::Live, true));
-        admission.admit(DeliveryId(1), portal.clone(), 1, Millis::default());
-        assert!(!admission.has_room(&portal, Priority::Live, true));
-        assert!(admission.event_ended(DeliveryId(1)));
-        assert!(admission.has_room(&portal, Priority::Live, true));
+        assert!(admit(&mut admission, "1", Priority::Live, true));
+        assert!(!admit(&mut admission, "1", Priority::Live, true));
+        assert!(!admit(&mut admission, "1", Priority::Bulk, true));
+        assert!(admission.event_ended(DeliveryId(0)));
+        assert!(admit(&mut admission, "1", Priority::Live, true));
     }
 }

@@ -203,8 +203,7 @@ impl Engine {
 
     fn admit(&mut self, now: Millis, delivery: DeliveryId, events: Vec<Event>) {
         let portal_id = events[0].portal_id.clone();
-        self.admission
-            .admit(delivery, portal_id.clone(), events.len(), now);
+        self.admission.admit(delivery, &events, now);
         for event in events {
             self.arrive(now, delivery, event);
         }

@@ -12,7 +12,7 @@ pub const BULK_FLOOR: usize = 10;
 const BULK_SOURCES: [&str; 3] = ["IMPORT", "CRM_UI_BULK_ACTION", "DATA_ENRICHMENT"];
 
 /// How urgent the read of a record is. The smaller is the more urgent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
     /// Somebody, or something, changed a record.
     Live,

@@ -12,8 +12,11 @@ use crate::hubspot::call::*;
 use super::budget::Share;
 use super::*;
 
+mod isolation;
 mod shortage;
 
+/// As many deliveries are unsettled at once, of each queue.
+const WINDOW: usize = 200;
 const PORTAL: &str = "8241";
 const START_MS: i64 = 1_763_892_000_000;
 
@@ -28,11 +31,15 @@ struct Model {
     associated: BTreeMap<String, Vec<String>>,
     owners: BTreeMap<String, bool>,
     latency: Duration,
+    /// Portals beside [`PORTAL`] whose token is good, and how long HubSpot takes to answer them.
+    neighbours: BTreeMap<String, Duration>,
+    /// Portals that get nothing but this.
+    broken: BTreeMap<String, CallError>,
     /// Answers given instead of the true one, first come first served, to calls of an endpoint.
     faults: VecDeque<(&'static str, CallError)>,
     refuses: BTreeSet<String>,
     max: u32,
-    arrivals: VecDeque<Millis>,
+    arrivals: BTreeMap<PortalId, VecDeque<Millis>>,
     over_limit: usize,
 }
 
@@ -48,7 +55,13 @@ struct World {
     published_at: BTreeMap<String, Millis>,
     letters: Vec<DeadLetter>,
     acked: Vec<u64>,
-    set_aside: Vec<u64>,
+    /// Deliveries by number, as the bus holds them.
+    intake: VecDeque<(u64, Vec<Event>)>,
+    backlog: VecDeque<(u64, Vec<Event>)>,
+    /// By the tag that the engine knows them by.
+    unsettled: BTreeMap<u64, (Source, u64, Vec<Event>)>,
+    last_tag: u64,
+    set_aside: usize,
     endings: BTreeMap<&'static str, usize>,
     /// Messages that wait for a confirm, while `confirm` is false.
     unconfirmed: Vec<(PublishId, Ending)>,
@@ -82,10 +95,12 @@ impl World {
                 associated: BTreeMap::new(),
                 owners: BTreeMap::new(),
                 latency: Duration::from_millis(50),
+                neighbours: BTreeMap::new(),
+                broken: BTreeMap::new(),
                 faults: VecDeque::new(),
                 refuses: BTreeSet::new(),
                 max: 190,
-                arrivals: VecDeque::new(),
+                arrivals: BTreeMap::new(),
                 over_limit: 0,
             },
             now: at(0),
@@ -95,7 +110,11 @@ impl World {
             published_at: BTreeMap::new(),
             letters: Vec::new(),
             acked: Vec::new(),
-            set_aside: Vec::new(),
+            intake: VecDeque::new(),
+            backlog: VecDeque::new(),
+            unsettled: BTreeMap::new(),
+            last_tag: 0,
+            set_aside: 0,
             endings: BTreeMap::new(),
             unconfirmed: Vec::new(),
             confirm: true,
@@ -124,22 +143,52 @@ impl World {
 
     fn deliver(&mut self, events: Vec<Event>) -> u64 {
         self.deliveries += 1;
-        let delivery = DeliveryId(self.deliveries);
-        self.tell(Input::Batch {
-            delivery,
-            events,
-            from: Source::Intake,
-        });
-        delivery.0
+        self.intake.push_back((self.deliveries, events));
+        let delivery = self.deliveries;
+        self.tell_all(VecDeque::new());
+        delivery
     }
 
     fn tell(&mut self, input: Input) {
-        let mut inputs = VecDeque::from([input]);
-        while let Some(input) = inputs.pop_front() {
+        if matches!(input, Input::Lost) {
+            // What was unsettled comes again: the tests deliver it.
+            self.unsettled.clear();
+            self.intake.clear();
+            self.backlog.clear();
+        }
+        self.tell_all(VecDeque::from([input]));
+    }
+
+    fn tell_all(&mut self, mut inputs: VecDeque<Input>) {
+        while let Some(input) = inputs.pop_front().or_else(|| self.next_batch()) {
             for output in self.engine.handle(self.now, input) {
                 inputs.extend(self.carry_out(output));
             }
         }
+    }
+
+    /// What the bus delivers next: at most [`WINDOW`] of each queue are unsettled.
+    fn next_batch(&mut self) -> Option<Input> {
+        for from in [Source::Intake, Source::Backlog] {
+            let queue = match from {
+                Source::Intake => &mut self.intake,
+                Source::Backlog => &mut self.backlog,
+            };
+            let unsettled = self.unsettled.values().filter(|taken| taken.0 == from);
+            if unsettled.count() < WINDOW
+                && let Some((delivery, events)) = queue.pop_front()
+            {
+                self.last_tag += 1;
+                let tag = self.last_tag;
+                self.unsettled.insert(tag, (from, delivery, events.clone()));
+                return Some(Input::Batch {
+                    delivery: DeliveryId(tag),
+                    events,
+                    from,
+                });
+            }
+        }
+        None
     }
 
     fn carry_out(&mut self, output: Output) -> Option<Input> {
@@ -150,8 +199,8 @@ impl World {
                 call,
             } => {
                 let answered = self.model.answer(&portal_id, &call, self.now);
-                self.answers
-                    .push((self.now.after(self.model.latency), call_id, answered));
+                let due = self.now.after(self.model.latency_of(&portal_id));
+                self.answers.push((due, call_id, answered));
                 self.calls.push((self.now, call));
                 None
             }
@@ -172,12 +221,16 @@ impl World {
                 self.letters.push(*letter);
                 self.confirmed(publish, Ending::Dead)
             }
-            Output::Ack(delivery) => {
-                self.acked.push(delivery.0);
+            Output::Ack(tag) => {
+                let (_, delivery, _) = self.unsettled.remove(&tag.0).expect("it is settled once");
+                self.acked.push(delivery);
                 None
             }
-            Output::SetAside(delivery) => {
-                self.set_aside.push(delivery.0);
+            Output::SetAside(tag) => {
+                let (_, delivery, events) =
+                    self.unsettled.remove(&tag.0).expect("it is settled once");
+                self.backlog.push_back((delivery, events));
+                self.set_aside += 1;
                 None
             }
             Output::Ended(ending) => {
@@ -251,21 +304,34 @@ impl World {
 }
 
 impl Model {
+    fn latency_of(&self, portal_id: &PortalId) -> Duration {
+        let neighbour = self.neighbours.get(portal_id.as_str());
+        neighbour.copied().unwrap_or(self.latency)
+    }
+
     fn answer(&mut self, portal_id: &PortalId, call: &Call, now: Millis) -> Answered {
-        let limits = self.count(call, now);
+        let limits = self.count(portal_id, call, now);
+        if let Some(error) = self.broken.get(portal_id.as_str()) {
+            let result = Err(error.clone());
+            return Answered { result, limits };
+        }
         let fault = self
             .faults
             .iter()
             .position(|(endpoint, _)| *endpoint == call.endpoint());
         let result = match fault.and_then(|fault| self.faults.remove(fault)) {
             Some((_, error)) => Err(error),
-            None if portal_id.as_str() != PORTAL => Err(CallError::Unauthorized),
+            None if portal_id.as_str() != PORTAL
+                && !self.neighbours.contains_key(portal_id.as_str()) =>
+            {
+                Err(CallError::Unauthorized)
+            }
             None => self.truth(call, now),
         };
         Answered { result, limits }
     }
 
-    fn count(&mut self, call: &Call, now: Millis) -> RateLimits {
+    fn count(&mut self, portal_id: &PortalId, call: &Call, now: Millis) -> RateLimits {
         if call.limit_class() == LimitClass::Associations {
             return RateLimits {
                 max: Some(self.max),
@@ -273,15 +339,15 @@ impl Model {
                 ..RateLimits::default()
             };
         }
-        while self
-            .arrivals
+        let arrivals = self.arrivals.entry(portal_id.clone()).or_default();
+        while arrivals
             .front()
             .is_some_and(|first| now.since(*first) >= Duration::from_secs(10))
         {
-            self.arrivals.pop_front();
+            arrivals.pop_front();
         }
-        self.arrivals.push_back(now);
-        let used = u32::try_from(self.arrivals.len()).unwrap();
+        arrivals.push_back(now);
+        let used = u32::try_from(arrivals.len()).unwrap();
         self.over_limit += usize::from(used > self.max);
         RateLimits {
             max: Some(self.max),
@@ -432,6 +498,72 @@ fn changed(id: &str, occurred_ms: i64, value: &str) -> Event {
             is_sensitive: false,
         },
     )
+}
+
+pub(super) fn imported(id: &str, occurred_ms: i64) -> Event {
+    Event {
+        change_source: Some("IMPORT".to_owned()),
+        ..event(PORTAL, id, occurred_ms, ObjectChange::Created)
+    }
+}
+
+pub(super) fn created(id: &str, occurred_ms: i64) -> Event {
+    event(PORTAL, id, occurred_ms, ObjectChange::Created)
+}
+
+/// An event as another portal's.
+pub(super) fn event_of(portal: &str, event: Event) -> Event {
+    let mut hasher = IdentityHasher::new("test");
+    hasher.field(&format!("{portal}/{}", event.id));
+    Event {
+        id: hasher.finish(),
+        portal_id: portal.into(),
+        ..event
+    }
+}
+
+/// Changes one contact each `every`, for `count` times, and returns how long each took to go out, sorted.
+fn live_latencies(world: &mut World, count: usize, every: Duration) -> Vec<Duration> {
+    let mut changed_at = BTreeMap::new();
+    for n in 0..count {
+        let id = format!("live{n}");
+        let ms = i64::try_from(world.now.since(at(0)).as_millis()).unwrap();
+        world.record(&id, ms, &[("email", "x")]);
+        changed_at.insert(id.clone(), world.now);
+        world.deliver(vec![changed(&id, ms, "x")]);
+        world.run_for(every);
+    }
+    world.settle();
+    let mut latencies: Vec<_> = changed_at
+        .iter()
+        .map(|(id, at)| world.published_at[id].since(*at))
+        .collect();
+    latencies.sort();
+    latencies
+}
+
+/// A world whose contacts are read without associations, so that a batch costs one call.
+fn lean_world(max: u32) -> World {
+    let mut world = World::with_config(&[(
+        "contact",
+        EnrichConfig {
+            properties: Some(vec!["*".into()]),
+            associations: Vec::new(),
+        },
+    )]);
+    world.model.max = max;
+    world
+}
+
+/// Delivers the creation of `count` contacts in batches of 100, as an import or one by one.
+fn deliver_many(world: &mut World, prefix: &str, count: usize, make: fn(&str, i64) -> Event) {
+    let ids: Vec<_> = (0..count).map(|n| format!("{prefix}{n}")).collect();
+    for id in &ids {
+        world.record(id, 0, &[("email", "a@example.com")]);
+    }
+    for chunk in ids.chunks(100) {
+        world.deliver(chunk.iter().map(|id| make(id, 0)).collect());
+    }
 }
 
 fn merged(survivor: &str, old: &[&str], occurred_ms: i64) -> Event {

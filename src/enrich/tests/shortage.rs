@@ -2,66 +2,11 @@
 
 use super::*;
 
-fn imported(id: &str, occurred_ms: i64) -> Event {
-    Event {
-        change_source: Some("IMPORT".to_owned()),
-        ..event(PORTAL, id, occurred_ms, ObjectChange::Created)
-    }
-}
-
-/// A portal whose contacts are read without associations, so that a batch costs one call.
-fn world(max: u32) -> World {
-    let mut world = World::with_config(&[(
-        "contact",
-        EnrichConfig {
-            properties: Some(vec!["*".into()]),
-            associations: Vec::new(),
-        },
-    )]);
-    world.model.max = max;
-    world
-}
-
-/// Delivers the creation of `count` contacts in batches of 100, as an import or one by one.
-fn deliver_many(world: &mut World, prefix: &str, count: usize, make: fn(&str, i64) -> Event) {
-    let ids: Vec<_> = (0..count).map(|n| format!("{prefix}{n}")).collect();
-    for id in &ids {
-        world.record(id, 0, &[("email", "a@example.com")]);
-    }
-    for chunk in ids.chunks(100) {
-        world.deliver(chunk.iter().map(|id| make(id, 0)).collect());
-    }
-}
-
-fn created(id: &str, occurred_ms: i64) -> Event {
-    event(PORTAL, id, occurred_ms, ObjectChange::Created)
-}
-
-/// Changes one contact each `every`, for `count` times, and returns how long each took to go out, sorted.
-fn live_latencies(world: &mut World, count: usize, every: Duration) -> Vec<Duration> {
-    let mut changed_at = BTreeMap::new();
-    for n in 0..count {
-        let id = format!("live{n}");
-        let ms = i64::try_from(world.now.since(at(0)).as_millis()).unwrap();
-        world.record(&id, ms, &[("email", "x")]);
-        changed_at.insert(id.clone(), world.now);
-        world.deliver(vec![changed(&id, ms, "x")]);
-        world.run_for(every);
-    }
-    world.settle();
-    let mut latencies: Vec<_> = changed_at
-        .iter()
-        .map(|(id, at)| world.published_at[id].since(*at))
-        .collect();
-    latencies.sort();
-    latencies
-}
-
 #[test]
 fn a_live_change_does_not_wait_for_an_import() {
-    let mut idle = world(190);
+    let mut idle = lean_world(190);
     let alone = live_latencies(&mut idle, 50, Duration::from_millis(700));
-    let mut busy = world(190);
+    let mut busy = lean_world(190);
     deliver_many(&mut busy, "import", 20_000, imported);
     let beside = live_latencies(&mut busy, 50, Duration::from_millis(700));
     let worst = *beside.last().unwrap();
@@ -75,7 +20,7 @@ fn a_live_change_does_not_wait_for_an_import() {
 
 #[test]
 fn live_changes_of_many_types_go_at_once_beside_an_import() {
-    let mut world = world(190);
+    let mut world = lean_world(190);
     let changes = |world: &mut World, round: &str| {
         let now = i64::try_from(world.now.since(at(0)).as_millis()).unwrap();
         for of in ["0-2", "0-3", "0-5", "0-7", "0-8", "0-46", "0-47", "0-48"] {
@@ -105,9 +50,9 @@ fn live_changes_of_many_types_go_at_once_beside_an_import() {
 
 #[test]
 fn live_changes_beyond_the_limit_do_not_starve_an_import() {
-    let mut world = world(20);
-    deliver_many(&mut world, "live", 40_000, created);
+    let mut world = lean_world(20);
     deliver_many(&mut world, "import", 2_000, imported);
+    deliver_many(&mut world, "live", 40_000, created);
     world.run_for(Duration::from_secs(60));
     let imports = world
         .published_at
@@ -120,7 +65,7 @@ fn live_changes_beyond_the_limit_do_not_starve_an_import() {
 
 #[test]
 fn a_live_change_of_an_imported_record_brings_it_forward() {
-    let mut world = world(20);
+    let mut world = lean_world(20);
     deliver_many(&mut world, "import", 20_000, imported);
     world.run_for(Duration::from_secs(15));
     world.record("import19999", 15_000, &[("email", "x")]);
@@ -134,7 +79,7 @@ fn a_live_change_of_an_imported_record_brings_it_forward() {
 #[test]
 fn a_backlog_uses_95_percent_of_what_is_allowed_and_not_one_call_more() {
     for make in [created, imported] {
-        let mut world = world(190);
+        let mut world = lean_world(190);
         deliver_many(&mut world, "c", 150_000, make);
         world.run_for(Duration::from_secs(60));
         let read = world.calls_to("objects_batch_read");
@@ -146,7 +91,7 @@ fn a_backlog_uses_95_percent_of_what_is_allowed_and_not_one_call_more() {
 
 #[test]
 fn calls_keep_an_even_pace_once_the_burst_is_spent() {
-    let mut world = world(190);
+    let mut world = lean_world(190);
     deliver_many(&mut world, "c", 150_000, created);
     world.run_for(Duration::from_secs(60));
     let steady = world.calls.iter().map(|(at, _)| *at);
@@ -160,7 +105,7 @@ fn calls_keep_an_even_pace_once_the_burst_is_spent() {
 
 #[test]
 fn a_share_of_the_limit_is_kept_to() {
-    let mut world = world(190);
+    let mut world = lean_world(190);
     world.engine = Engine::new(Plans::default(), 7).with_budget_share(Share::new(0.5).unwrap());
     deliver_many(&mut world, "c", 150_000, created);
     world.run_for(Duration::from_secs(60));
