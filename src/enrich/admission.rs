@@ -5,11 +5,12 @@
 //! free, which leaves room however many do. What is beyond goes to the partition's backlog, and comes back
 //! from there as the portal gets on.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::event::{Event, Millis, PortalId};
 
+use super::health::Standing;
 use super::priority::Priority;
 use super::protocol::DeliveryId;
 
@@ -19,7 +20,7 @@ pub const WINDOW_DEFAULT: usize = 200;
 /// and lets the next ones be seen.
 const HELD_MAX: Duration = Duration::from_secs(10);
 /// The same for a portal that cannot be asked.
-const HELD_IN_TROUBLE_MAX: Duration = Duration::from_secs(2);
+const HELD_BARRED_MAX: Duration = Duration::from_secs(2);
 /// A portal that got nowhere for so long has its deliveries set aside.
 pub const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// A delivery that is not settled by then is set aside in any case; the broker takes it back after 30 minutes.
@@ -79,18 +80,19 @@ impl Admission {
         !self.held.is_empty()
     }
 
-    /// Whether a portal may have one more: live work as many as are free, bulk work half of that, and a portal
-    /// in trouble one, to see whether it is back.
-    pub fn has_room(&self, portal_id: &PortalId, priority: Priority, in_trouble: bool) -> bool {
+    /// Whether a portal may have one more: live work as many as are free, bulk work half of that. A portal on
+    /// trial has one, and one that is barred none.
+    pub fn has_room(&self, portal_id: &PortalId, priority: Priority, standing: Standing) -> bool {
         let count = |priority| {
             let count = self.counts.get(&(portal_id.clone(), priority));
             count.copied().unwrap_or(0)
         };
         let free = self.window.saturating_sub(self.admitted.len());
-        match priority {
-            _ if in_trouble => count(Priority::Live) + count(Priority::Bulk) == 0,
-            Priority::Live => count(Priority::Live) < free.max(1),
-            Priority::Bulk => count(Priority::Bulk) < (free / 2).max(1),
+        match (standing, priority) {
+            (Standing::Barred, _) => false,
+            (Standing::OnTrial, _) => count(Priority::Live) + count(Priority::Bulk) == 0,
+            (Standing::Good, Priority::Live) => count(Priority::Live) < free.max(1),
+            (Standing::Good, Priority::Bulk) => count(Priority::Bulk) < (free / 2).max(1),
         }
     }
 
@@ -140,14 +142,22 @@ impl Admission {
         self.held.clear();
     }
 
-    /// Portals with a delivery that was taken up `age` ago or earlier.
-    pub fn portals_older_than(&self, age: Duration, now: Millis) -> Vec<PortalId> {
-        let admitted = self.admitted.values();
-        let old = admitted.filter(|one| now.since(one.since) >= age);
-        let mut portals: Vec<_> = old.map(|one| one.portal_id.clone()).collect();
-        portals.sort();
-        portals.dedup();
+    /// Portals of which deliveries were taken up, and when the first of those was.
+    pub fn portals(&self) -> BTreeMap<PortalId, Millis> {
+        let mut portals = BTreeMap::new();
+        for one in self.admitted.values() {
+            let first = portals.entry(one.portal_id.clone()).or_insert(one.since);
+            *first = one.since.min(*first);
+        }
         portals
+    }
+
+    /// Portals of which deliveries wait for room.
+    pub fn waiting(&self) -> BTreeSet<PortalId> {
+        self.held
+            .iter()
+            .map(|held| held.portal_id().clone())
+            .collect()
     }
 
     /// Gives up the deliveries of a portal, in the order they came.
@@ -163,11 +173,11 @@ impl Admission {
     }
 
     /// The next held delivery that has room now.
-    pub fn next_with_room(&mut self, in_trouble: impl Fn(&PortalId) -> bool) -> Option<Held> {
+    pub fn next_with_room(&mut self, standing: impl Fn(&PortalId) -> Standing) -> Option<Held> {
         let with_room = self.held.iter().position(|held| {
             let priority = Priority::of_all(held.events.iter());
             let portal_id = held.portal_id();
-            self.has_room(portal_id, priority, in_trouble(portal_id))
+            self.has_room(portal_id, priority, standing(portal_id))
         });
         self.held.remove(with_room?)
     }
@@ -176,14 +186,13 @@ impl Admission {
     pub fn overdue(
         &mut self,
         now: Millis,
-        in_trouble: impl Fn(&PortalId) -> bool,
+        standing: impl Fn(&PortalId) -> Standing,
     ) -> Vec<DeliveryId> {
         let mut overdue = Vec::new();
         self.held.retain(|held| {
-            let longest = if in_trouble(held.portal_id()) {
-                HELD_IN_TROUBLE_MAX
-            } else {
-                HELD_MAX
+            let longest = match standing(held.portal_id()) {
+                Standing::Barred => HELD_BARRED_MAX,
+                Standing::Good | Standing::OnTrial => HELD_MAX,
             };
             let keep = now.since(held.since) < longest;
             if !keep {
@@ -220,8 +229,13 @@ mod tests {
         }
     }
 
-    fn admit(admission: &mut Admission, portal: &str, priority: Priority, in_trouble: bool) -> bool {
-        let has_room = admission.has_room(&portal.into(), priority, in_trouble);
+    fn admit(
+        admission: &mut Admission,
+        portal: &str,
+        priority: Priority,
+        standing: Standing,
+    ) -> bool {
+        let has_room = admission.has_room(&portal.into(), priority, standing);
         if has_room {
             let delivery = DeliveryId(admission.admitted.len() as u64);
             let events = [event_of(portal, make(priority))];
@@ -232,7 +246,7 @@ mod tests {
 
     fn fill(admission: &mut Admission, portal: &str, priority: Priority) -> usize {
         (0..1_000)
-            .take_while(|_| admit(admission, portal, priority, false))
+            .take_while(|_| admit(admission, portal, priority, Standing::Good))
             .count()
     }
 
@@ -257,12 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn a_portal_in_trouble_has_one() {
+    fn a_portal_on_trial_has_one_and_a_barred_one_none() {
         let mut admission = Admission::new(200);
-        assert!(admit(&mut admission, "1", Priority::Live, true));
-        assert!(!admit(&mut admission, "1", Priority::Live, true));
-        assert!(!admit(&mut admission, "1", Priority::Bulk, true));
+        let (barred, on_trial) = (Standing::Barred, Standing::OnTrial);
+        assert!(!admit(&mut admission, "1", Priority::Live, barred));
+        assert!(admit(&mut admission, "1", Priority::Live, on_trial));
+        assert!(!admit(&mut admission, "1", Priority::Live, on_trial));
+        assert!(!admit(&mut admission, "1", Priority::Bulk, on_trial));
         assert!(admission.event_ended(DeliveryId(0)));
-        assert!(admit(&mut admission, "1", Priority::Live, true));
+        assert!(admit(&mut admission, "1", Priority::Live, on_trial));
     }
 }

@@ -9,7 +9,7 @@ use crate::hubspot::call::{Answered, LimitClass};
 use super::admission::{Admission, STUCK_AFTER, UNSETTLED_MAX, WINDOW_DEFAULT};
 use super::budget::Share;
 use super::effects::{CallUnderWay, Effects};
-use super::health::Health;
+use super::health::{Health, Standing};
 use super::job::Key;
 use super::plan::Plans;
 use super::portal::{Context, Portal};
@@ -159,6 +159,7 @@ impl Engine {
             oldest_received_at: self.live.values().map(|live| live.received_at).min(),
             ..EngineStats::default()
         };
+        let waiting = self.admission.waiting();
         for portal in self.portals.values_mut() {
             let least =
                 |known: Option<BudgetLeft>, new| BudgetLeft::least_of(known.into_iter().chain(new));
@@ -167,7 +168,8 @@ impl Engine {
             stats.associations = least(stats.associations, budget.left(LimitClass::Associations));
             stats.daily = least(stats.daily, budget.daily_left());
             stats.daily_lasts = shorter(stats.daily_lasts, budget.daily_lasts(now));
-            if !portal.has_work() {
+            let is_paused = matches!(portal.health, Health::Paused { .. });
+            if !portal.has_work() && !is_paused && !waiting.contains(portal.id()) {
                 continue;
             }
             match portal.health {
@@ -188,10 +190,10 @@ impl Engine {
             return;
         };
         let priority = Priority::of_all(events.iter());
-        let in_trouble = self.is_in_trouble(&first.portal_id);
+        let standing = standing(&self.portals, &first.portal_id, now);
         if self
             .admission
-            .has_room(&first.portal_id, priority, in_trouble)
+            .has_room(&first.portal_id, priority, standing)
         {
             self.admit(now, delivery, events);
         } else if from == Source::Backlog {
@@ -215,7 +217,8 @@ impl Engine {
         let Self {
             admission, portals, ..
         } = self;
-        if let Some(held) = admission.next_with_room(|portal_id| in_trouble(portals, portal_id)) {
+        let held = admission.next_with_room(|portal_id| standing(portals, portal_id, now));
+        if let Some(held) = held {
             self.admit(now, held.delivery, held.events);
             self.admit_held(now);
         }
@@ -226,31 +229,27 @@ impl Engine {
         self.effects.outputs.push_back(Output::SetAside(delivery));
     }
 
-    fn is_in_trouble(&self, portal_id: &PortalId) -> bool {
-        in_trouble(&self.portals, portal_id)
-    }
-
     /// Sets aside what holds up others: the deliveries of portals that get nowhere, and those from the backlog
     /// that wait for such.
     fn sweep(&mut self, now: Millis) {
         self.next_sweep = now.after(SWEEP_INTERVAL);
-        for portal_id in self.admission.portals_older_than(STUCK_AFTER, now) {
-            let stuck = self
-                .portals
-                .get(&portal_id)
-                .is_some_and(|portal| now.since(portal.progressed_at) >= STUCK_AFTER);
-            if stuck {
+        for (portal_id, since) in self.admission.portals() {
+            let Some(portal) = self.portals.get(&portal_id) else {
+                continue;
+            };
+            let got_on_at = portal.progressed_at.max(since);
+            if portal.health.standing(now) == Standing::Barred
+                || now.since(got_on_at) >= STUCK_AFTER
+                || now.since(since) >= UNSETTLED_MAX
+            {
                 self.evict(&portal_id);
             }
-        }
-        for portal_id in self.admission.portals_older_than(UNSETTLED_MAX, now) {
-            self.evict(&portal_id);
         }
         self.admit_held(now);
         let Self {
             admission, portals, ..
         } = self;
-        let overdue = admission.overdue(now, |portal_id| in_trouble(portals, portal_id));
+        let overdue = admission.overdue(now, |portal_id| standing(portals, portal_id, now));
         for delivery in overdue {
             self.put_aside(delivery);
         }
@@ -413,10 +412,10 @@ fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
     one.into_iter().chain(other).min()
 }
 
-/// Whether a portal cannot be asked right now, as far as is known.
-fn in_trouble(portals: &HashMap<PortalId, Portal>, portal_id: &PortalId) -> bool {
+/// How work for a portal is taken up, as far as is known.
+fn standing(portals: &HashMap<PortalId, Portal>, portal_id: &PortalId, now: Millis) -> Standing {
     let portal = portals.get(portal_id);
-    portal.is_some_and(|portal| portal.health.is_trouble())
+    portal.map_or(Standing::Good, |portal| portal.health.standing(now))
 }
 
 /// How often each id occurs.

@@ -27,6 +27,17 @@ pub enum Health {
     Paused { until: Millis },
 }
 
+/// How work for a portal is taken up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// As it comes.
+    Good,
+    /// It could not be asked; now a little work shall show whether it can.
+    OnTrial,
+    /// It cannot be asked: its work had better wait elsewhere.
+    Barred,
+}
+
 impl Health {
     /// Whether a call may be sent now, with `in_flight` calls under way.
     pub fn allows(self, in_flight: usize, now: Millis) -> bool {
@@ -39,12 +50,15 @@ impl Health {
         }
     }
 
-    /// Whether more is wrong than a moment's failure: work for the portal had better wait elsewhere.
-    pub fn is_trouble(self) -> bool {
+    /// How work for the portal is taken up: a moment's failure changes nothing.
+    pub fn standing(self, now: Millis) -> Standing {
         match self {
-            Self::Ready | Self::Refreshing => false,
-            Self::BackingOff { failures, .. } => failures >= TROUBLE_FAILURES,
-            Self::Paused { .. } => true,
+            Self::Ready | Self::Refreshing => Standing::Good,
+            Self::BackingOff { failures, .. } if failures < TROUBLE_FAILURES => Standing::Good,
+            Self::BackingOff { until, .. } | Self::Paused { until } if until <= now => {
+                Standing::OnTrial
+            }
+            Self::BackingOff { .. } | Self::Paused { .. } => Standing::Barred,
         }
     }
 

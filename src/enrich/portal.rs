@@ -95,6 +95,11 @@ impl Portal {
         }
     }
 
+    /// Its id.
+    pub fn id(&self) -> &PortalId {
+        &self.id
+    }
+
     /// Whether nothing waits and nothing is under way.
     pub fn is_idle(&self) -> bool {
         self.lanes.is_empty() && self.in_flight == 0
