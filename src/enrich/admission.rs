@@ -152,6 +152,11 @@ impl Admission {
         portals
     }
 
+    /// The events that wait for room.
+    pub fn held_events(&self) -> impl Iterator<Item = &Event> {
+        self.held.iter().flat_map(|held| &held.events)
+    }
+
     /// Portals of which deliveries wait for room.
     pub fn waiting(&self) -> BTreeSet<PortalId> {
         self.held

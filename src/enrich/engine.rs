@@ -154,9 +154,9 @@ impl Engine {
     /// Figures for the metrics.
     pub fn stats(&mut self, now: Millis) -> EngineStats {
         let mut stats = EngineStats {
-            waiting_events: self.live.len(),
+            waiting_events: self.live.len() + self.admission.held_events().count(),
             set_aside: std::mem::take(&mut self.set_aside),
-            oldest_received_at: self.live.values().map(|live| live.received_at).min(),
+            oldest_received_at: self.oldest_received_at(),
             ..EngineStats::default()
         };
         let waiting = self.admission.waiting();
@@ -182,6 +182,12 @@ impl Engine {
             }
         }
         stats
+    }
+
+    fn oldest_received_at(&self) -> Option<Millis> {
+        let live = self.live.values().map(|live| live.received_at);
+        let held = self.admission.held_events().map(|event| event.received_at);
+        live.chain(held).min()
     }
 
     fn batch(&mut self, now: Millis, delivery: DeliveryId, events: Vec<Event>, from: Source) {

@@ -182,6 +182,32 @@ mod contract {
         bus.close().await;
     }
 
+    pub async fn what_is_set_aside_waits_beside_its_partition(fixture: impl Fixture) {
+        let (aside, beside) = (Target::Backlog(1), Queue::Backlog(1));
+        let bus = fixture.open().await;
+        publish(&*bus, &PARTITION, ids(2)).await;
+        let mut consumer = bus.consume(QUEUE, 10);
+        let first = next_delivery(&mut consumer).await;
+        let moved = Outgoing {
+            target: aside.clone(),
+            message: first.message.clone(),
+        };
+        assert_eq!(bus.publish(vec![moved]).await, [Ok(())]);
+        first.unsettled.ack();
+        assert_eq!(take(&mut consumer, 1).await, ["1"]);
+        assert_eq!(bus.depth(beside.clone()).await, Ok(1));
+        assert_eq!(bus.depth(Queue::Backlog(0)).await, Ok(0));
+        let mut backlog = bus.consume(beside, 10);
+        let again = next_delivery(&mut backlog).await;
+        assert_eq!(again.message, first.message);
+        publish(&*bus, &aside, ["later".to_owned()]).await;
+        again.unsettled.ack();
+        assert_eq!(take(&mut backlog, 1).await, ["later"]);
+        consumer.close().await;
+        backlog.close().await;
+        bus.close().await;
+    }
+
     pub async fn closing_the_bus_ends_consumers_and_publishes(fixture: impl Fixture) {
         let bus = fixture.open().await;
         let mut consumer = bus.consume(QUEUE, 10);
@@ -329,6 +355,7 @@ mod on_rabbitmq {
         what_failed_comes_again_and_counts,
         what_is_not_settled_comes_again_after_the_consumer_closes,
         one_consumer_is_active_and_hands_over_when_it_closes,
+        what_is_set_aside_waits_beside_its_partition,
         closing_the_bus_ends_consumers_and_publishes,
     }
 
@@ -640,6 +667,7 @@ mod on_embedded {
         what_failed_comes_again_and_counts,
         what_is_not_settled_comes_again_after_the_consumer_closes,
         one_consumer_is_active_and_hands_over_when_it_closes,
+        what_is_set_aside_waits_beside_its_partition,
         closing_the_bus_ends_consumers_and_publishes,
         what_is_confirmed_survives_a_crash,
     }

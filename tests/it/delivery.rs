@@ -1,7 +1,9 @@
 //! What changes in HubSpot arrives, whole and typed, at the destinations.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use crm_relay::bus::partition_of;
 use crm_relay::event::{EnrichedEvent, EnrichmentStatus, PropertyValue, TombstoneReason};
 use crm_relay::simulator::{Limits, PortalOptions, Simulator, SimulatorOptions};
 use lapin::options::{QueueBindOptions, QueueDeclareOptions};
@@ -261,6 +263,90 @@ async fn a_revoked_token_keeps_the_events_until_it_is_good_again() {
         "no property value in the log"
     );
     simulator.stop().await;
+}
+
+/// A portal that is on one partition with `other`.
+fn neighbour_of(other: u64, partitions: u16) -> u64 {
+    let partition = |portal: u64| partition_of(&portal.to_string().as_str().into(), partitions);
+    (1..)
+        .find(|portal| *portal != other && partition(*portal) == partition(other))
+        .unwrap()
+}
+
+async fn a_revoked_neighbour_is_not_felt_and_loses_nothing(bus: Bus, partitions: u16) {
+    let revoked = neighbour_of(PORTAL, partitions);
+    let portals = [PORTAL, revoked].map(PortalOptions::new).to_vec();
+    let options = SimulatorOptions {
+        portals: portals.clone(),
+        ..SimulatorOptions::default()
+    };
+    let simulator = Simulator::start(options).await.unwrap();
+    let more = "[worker]\nprefetch = 4\n";
+    let mut relay = RelayProcess::start(&simulator, &portals, &bus, more).await;
+    let hubspot = simulator.control();
+    hubspot.set_revoked(revoked, true).unwrap();
+    let set_aside = "crm_relay_enrich_set_aside_batches_total";
+    let mut theirs = HashSet::new();
+    eventually("the window would be full", ARRIVAL_MAX, async || {
+        let id = hubspot.create(revoked, "contacts", &[]).unwrap();
+        theirs.insert(format!("contact/{id}"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let count = figure(&relay.metrics().await, set_aside);
+        count.filter(|count| *count >= 20.0)
+    })
+    .await;
+
+    let mut arrived = HashSet::new();
+    let ours = hubspot.create(PORTAL, "contacts", &[]).unwrap();
+    eventually("the other portal's change", ARRIVAL_MAX, async || {
+        arrived.extend(subjects(&relay, &bus).await);
+        let ours = (PORTAL.to_string(), format!("contact/{ours}"));
+        arrived.contains(&ours).then_some(())
+    })
+    .await;
+    assert!(
+        arrived
+            .iter()
+            .all(|(portal, _)| *portal == PORTAL.to_string())
+    );
+
+    // Nothing new comes to the partition: the backlog itself must bring the work back.
+    relay.kill();
+    hubspot.set_revoked(revoked, false).unwrap();
+    relay.resume().await;
+    eventually("what was set aside", ARRIVAL_MAX, async || {
+        arrived.extend(subjects(&relay, &bus).await);
+        let wanted = |id: &String| arrived.contains(&(revoked.to_string(), id.clone()));
+        theirs.iter().all(wanted).then_some(())
+    })
+    .await;
+    simulator.stop().await;
+}
+
+/// Portal and subject of what came to the destination `out`; from a queue, since the last call.
+async fn subjects(relay: &RelayProcess, bus: &Bus) -> Vec<(String, String)> {
+    let messages = match bus {
+        Bus::Embedded => lines(relay),
+        Bus::RabbitMq { url, prefix } => drain(url, &format!("{prefix}.destination.out")).await,
+    };
+    let messages = messages.into_iter();
+    messages
+        .map(|message| (message.data.portal_id.to_string(), message.subject))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_neighbour_is_not_felt_on_rabbitmq() {
+    let bus = Bus::RabbitMq {
+        url: broker::shared().url(),
+        prefix: broker::unique_prefix(),
+    };
+    a_revoked_neighbour_is_not_felt_and_loses_nothing(bus, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_neighbour_is_not_felt_on_the_embedded_bus() {
+    a_revoked_neighbour_is_not_felt_and_loses_nothing(Bus::Embedded, 16).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
