@@ -4,6 +4,9 @@ use super::*;
 
 const NEIGHBOUR: &str = "666";
 
+/// Its name, how many events the neighbour has, and what makes it so.
+type Trouble = (&'static str, usize, fn(&mut World));
+
 /// Delivers changes of `count` contacts of the neighbour, 100 at a time.
 fn deliver_neighbours(world: &mut World, count: usize, make: fn(&str, i64) -> Event) {
     let ids: Vec<_> = (0..count).map(|n| format!("neighbour{n}")).collect();
@@ -36,7 +39,7 @@ fn all_goes_out(world: &mut World, events: usize) {
 fn no_trouble_of_a_neighbour_is_felt() {
     let mut alone = lean_world(190);
     let alone = live_latencies(&mut alone, 100, Duration::from_millis(700));
-    let troubles: [(&str, usize, fn(&mut World)); 6] = [
+    let troubles: [Trouble; 6] = [
         ("imports", 60_000, good_neighbour),
         ("is revoked", 30_000, |_| {}),
         ("is slow", 30_000, |world| {
