@@ -96,6 +96,7 @@ impl Admin {
 #[derive(Debug)]
 pub struct Health {
     bus: watch::Receiver<bool>,
+    started: AtomicBool,
     stopping: AtomicBool,
 }
 
@@ -105,8 +106,14 @@ impl Health {
     pub fn new(bus: watch::Receiver<bool>) -> Self {
         Self {
             bus,
+            started: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         }
+    }
+
+    /// Everything runs; until now we were not ready.
+    pub fn start(&self) {
+        self.started.store(true, Ordering::Relaxed);
     }
 
     /// From now on we are alive but not ready.
@@ -135,6 +142,9 @@ impl Health {
             return Err("stopping");
         }
         self.alive()?;
+        if !self.started.load(Ordering::Relaxed) {
+            return Err("starting");
+        }
         if !*self.bus.borrow() {
             return Err("the bus is not connected");
         }
@@ -179,6 +189,8 @@ mod tests {
     fn readiness_follows_the_bus_and_ends_with_stopping() {
         let (bus, connected) = watch::channel(false);
         let health = Health::new(connected);
+        assert_eq!(health.ready(), Err("starting"));
+        health.start();
         assert_eq!(health.ready(), Err("the bus is not connected"));
         assert_eq!(
             health.alive(),
@@ -196,6 +208,7 @@ mod tests {
     fn a_bus_that_ended_by_itself_is_death_and_one_that_was_closed_is_not() {
         let (bus, connected) = watch::channel(true);
         let health = Health::new(connected);
+        health.start();
         drop(bus);
         assert_eq!(health.alive(), Err("the bus's session has ended"));
         assert!(health.ready().is_err());
@@ -221,6 +234,7 @@ mod tests {
     async fn the_port_serves_metrics_and_probes_until_it_is_stopped() {
         let (bus, connected) = watch::channel(true);
         let health = Arc::new(Health::new(connected));
+        health.start();
         let metrics = Arc::new(Metrics::new());
         metrics.bus_connected.set(1);
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -97,19 +97,22 @@ impl Relay {
         };
         tracing::info!(admin.addr = %admin.addr(), "the admin port listens");
         match Parts::start(config, role, &bus, &metrics).await {
-            Ok(parts) => Ok(Self {
-                depths: Depths::watch(
-                    Arc::clone(&bus),
-                    destination_names(config),
-                    Arc::clone(&metrics),
-                ),
-                bus,
-                parts,
-                admin,
-                health,
-                metrics,
-                stopping,
-            }),
+            Ok(parts) => {
+                health.start();
+                Ok(Self {
+                    depths: Depths::watch(
+                        Arc::clone(&bus),
+                        destination_names(config),
+                        Arc::clone(&metrics),
+                    ),
+                    bus,
+                    parts,
+                    admin,
+                    health,
+                    metrics,
+                    stopping,
+                })
+            }
             Err((error, parts)) => {
                 admin.stop().await;
                 Err(undo(error, parts, &bus, stopping).await)
