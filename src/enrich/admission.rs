@@ -51,6 +51,7 @@ struct Admitted {
 pub struct Held {
     pub delivery: DeliveryId,
     pub events: Vec<Event>,
+    priority: Priority,
     since: Millis,
 }
 
@@ -117,6 +118,7 @@ impl Admission {
     pub fn hold(&mut self, delivery: DeliveryId, events: Vec<Event>, now: Millis) {
         self.held.push_back(Held {
             delivery,
+            priority: Priority::of_all(events.iter()),
             events,
             since: now,
         });
@@ -180,9 +182,8 @@ impl Admission {
     /// The next held delivery that has room now.
     pub fn next_with_room(&mut self, standing: impl Fn(&PortalId) -> Standing) -> Option<Held> {
         let with_room = self.held.iter().position(|held| {
-            let priority = Priority::of_all(held.events.iter());
             let portal_id = held.portal_id();
-            self.has_room(portal_id, priority, standing(portal_id))
+            self.has_room(portal_id, held.priority, standing(portal_id))
         });
         self.held.remove(with_room?)
     }

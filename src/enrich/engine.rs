@@ -220,13 +220,11 @@ impl Engine {
 
     /// Takes up what came from the backlog and has room now.
     fn admit_held(&mut self, now: Millis) {
-        let Self {
-            admission, portals, ..
-        } = self;
-        let held = admission.next_with_room(|portal_id| standing(portals, portal_id, now));
-        if let Some(held) = held {
+        while let Some(held) = self
+            .admission
+            .next_with_room(|portal_id| standing(&self.portals, portal_id, now))
+        {
             self.admit(now, held.delivery, held.events);
-            self.admit_held(now);
         }
     }
 
@@ -252,10 +250,9 @@ impl Engine {
             }
         }
         self.admit_held(now);
-        let Self {
-            admission, portals, ..
-        } = self;
-        let overdue = admission.overdue(now, |portal_id| standing(portals, portal_id, now));
+        let overdue = self
+            .admission
+            .overdue(now, |portal_id| standing(&self.portals, portal_id, now));
         for delivery in overdue {
             self.put_aside(delivery);
         }
