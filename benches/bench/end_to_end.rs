@@ -13,7 +13,7 @@ use crate::process::{cpu, peak_memory_mb};
 use crate::queues::Queues;
 use crate::report::{Row, Table};
 use crate::worker::PROFESSIONAL;
-use crate::{Plan, per_notification_us};
+use crate::{Plan, per_notification_us, percentile_s};
 
 pub const TITLE: &str = "End to end";
 const RATES: [u32; 2] = [10, 100];
@@ -34,11 +34,7 @@ const COLUMNS: [&str; 9] = [
 ];
 
 pub async fn measure(plan: &Plan, broker: &Broker, folder: &Path) -> Table {
-    let contenders = plan.contenders();
-    let cases: Vec<_> = RATES
-        .into_iter()
-        .flat_map(|rate| contenders.iter().map(move |contender| (contender, rate)))
-        .collect();
+    let cases = plan.cases(RATES);
     let mut rows: Vec<_> = cases
         .iter()
         .map(|(contender, rate)| Row::new(case_name(contender, *rate)))
@@ -121,9 +117,7 @@ async fn round(
         })
         .collect();
     late.sort_unstable();
-    let seconds = |share: f64| {
-        late[((late.len() as f64 * share) as usize).min(late.len() - 1)] as f64 / 1_000.0
-    };
+    let seconds = |share: f64| percentile_s(&late, share);
     let calls = hubspot.calls().await;
     let figures = [
         (

@@ -96,9 +96,21 @@ impl Plan {
             .collect()
     }
 
+    /// Every contender with each of `settings`, in the order of their turns.
+    pub fn cases<T: Copy>(&self, settings: impl IntoIterator<Item = T>) -> Vec<(Contender, T)> {
+        let of_each = |setting| self.contenders().into_iter().map(move |one| (one, setting));
+        settings.into_iter().flat_map(of_each).collect()
+    }
+
     fn wants(&self, stage: &str) -> bool {
         self.only.as_deref().is_none_or(|only| only == stage)
     }
+}
+
+/// Of sorted times in ms, the one that `share` of them do not exceed, in s; NaN of none.
+fn percentile_s(sorted: &[i64], share: f64) -> f64 {
+    let rank = ((sorted.len() as f64 * share) as usize).min(sorted.len().saturating_sub(1));
+    sorted.get(rank).map_or(f64::NAN, |ms| *ms as f64 / 1_000.0)
 }
 
 /// Processor time for each of `count`, in µs.

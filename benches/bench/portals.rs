@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use crm_relay::event::Millis;
 
-use crate::Plan;
 use crate::broker::Broker;
 use crate::contender::{Contender, Place};
 use crate::hubspot::{Acknowledged, Calls, HubSpot};
@@ -14,6 +13,7 @@ use crate::load::PORTAL;
 use crate::queues::Queues;
 use crate::report::{Row, Table};
 use crate::worker::PROFESSIONAL;
+use crate::{Plan, percentile_s};
 
 pub const TITLE: &str = "Portals side by side";
 const PORTALS: [u64; 3] = [1, 10, 1_000];
@@ -38,11 +38,7 @@ const COLUMNS: [&str; 9] = [
 ];
 
 pub async fn measure(plan: &Plan, broker: &Broker, folder: &Path) -> Table {
-    let contenders = plan.contenders();
-    let cases: Vec<_> = PORTALS
-        .into_iter()
-        .flat_map(|portals| contenders.iter().map(move |contender| (contender, portals)))
-        .collect();
+    let cases = plan.cases(PORTALS);
     let name = |contender: &Contender, portals| format!("{}, {portals} portals", contender.name());
     let mut rows: Vec<_> = cases
         .iter()
@@ -141,7 +137,7 @@ struct Outcome {
 
 impl Outcome {
     fn figures(&self, calls: Calls) -> [(&'static str, f64); 9] {
-        let live = |event: &Acknowledged| event.change_source.as_deref() != Some("IMPORT");
+        let live = |event: &Acknowledged| !is_imported(event);
         let idle = self.latenesses(|event| {
             live(event) && (self.idle_from..self.import_from).contains(&event.occurred_at)
         });
@@ -150,12 +146,12 @@ impl Outcome {
             live(event) && event.occurred_at >= self.import_from && event.portal_id != PORTAL
         });
         [
-            (COLUMNS[0], seconds(&idle, 0.5)),
-            (COLUMNS[1], seconds(&idle, 0.99)),
-            (COLUMNS[2], seconds(&during, 0.5)),
-            (COLUMNS[3], seconds(&during, 0.99)),
-            (COLUMNS[4], seconds(&others, 0.5)),
-            (COLUMNS[5], seconds(&others, 0.99)),
+            (COLUMNS[0], percentile_s(&idle, 0.5)),
+            (COLUMNS[1], percentile_s(&idle, 0.99)),
+            (COLUMNS[2], percentile_s(&during, 0.5)),
+            (COLUMNS[3], percentile_s(&during, 0.99)),
+            (COLUMNS[4], percentile_s(&others, 0.5)),
+            (COLUMNS[5], percentile_s(&others, 0.99)),
             (COLUMNS[6], self.import_rate()),
             (
                 COLUMNS[7],
@@ -181,7 +177,7 @@ impl Outcome {
     /// Events of the import, from its begin to the last that arrived.
     fn import_rate(&self) -> f64 {
         let imported = self.acknowledged.iter();
-        let imported = imported.filter(|event| event.change_source.as_deref() == Some("IMPORT"));
+        let imported = imported.filter(|event| is_imported(event));
         let arrived: Vec<_> = imported
             .filter_map(|event| self.arrived.get(&event.id()))
             .collect();
@@ -190,7 +186,6 @@ impl Outcome {
     }
 }
 
-fn seconds(late: &[i64], share: f64) -> f64 {
-    let index = ((late.len() as f64 * share) as usize).min(late.len().saturating_sub(1));
-    late.get(index).map_or(f64::NAN, |ms| *ms as f64 / 1_000.0)
+fn is_imported(event: &Acknowledged) -> bool {
+    event.change_source.as_deref() == Some("IMPORT")
 }
