@@ -1,6 +1,6 @@
 //! The engine of one partition: deliveries in, calls and messages out, settlements when all is done.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::event::{Event, EventId, Millis, PortalId};
@@ -27,7 +27,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Engine {
     plans: Plans,
     budget_share: Share,
-    portals: HashMap<PortalId, Portal>,
+    portals: BTreeMap<PortalId, Portal>,
     admission: Admission,
     /// When portals that get nowhere are looked for next.
     next_sweep: Millis,
@@ -59,7 +59,7 @@ impl Engine {
         Self {
             plans,
             budget_share: Share::WHOLE,
-            portals: HashMap::new(),
+            portals: BTreeMap::new(),
             admission: Admission::new(WINDOW_DEFAULT),
             next_sweep: Millis::default(),
             set_aside: 0,
@@ -416,7 +416,7 @@ fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
 }
 
 /// How work for a portal is taken up, as far as is known.
-fn standing(portals: &HashMap<PortalId, Portal>, portal_id: &PortalId, now: Millis) -> Standing {
+fn standing(portals: &BTreeMap<PortalId, Portal>, portal_id: &PortalId, now: Millis) -> Standing {
     let portal = portals.get(portal_id);
     portal.map_or(Standing::Good, |portal| portal.health.standing(now))
 }

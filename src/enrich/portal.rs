@@ -30,6 +30,8 @@ mod messages;
 struct Sent {
     state: Millis,
     version: Version,
+    /// When the newest state that went out began: its `updatedAt`, or when it was deleted.
+    newest: Option<Millis>,
 }
 
 /// One portal.

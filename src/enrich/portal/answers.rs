@@ -295,7 +295,8 @@ impl Portal {
         }
     }
 
-    /// A record was read: it is good unless it is older than the events that led to the read.
+    /// A record was read: it is good unless it is older than the events that led to the read, or than what went
+    /// out before.
     pub(super) fn found(
         &mut self,
         key: &Key,
@@ -308,7 +309,9 @@ impl Portal {
             .active
             .as_ref()
             .map_or(&[][..], |job| &job.events);
-        let stale = fresh::is_stale(&record, events, definitions);
+        let sent = self.sent.get(key).and_then(|sent| sent.newest);
+        let stale = record.updated_at.is_some_and(|at| Some(at) < sent)
+            || fresh::is_stale(&record, events, definitions);
         if stale && self.reread(key, job, ctx) {
             return;
         }

@@ -141,18 +141,20 @@ impl Portal {
         };
         let state = updated_at.map_or(newest, |updated_at| updated_at.max(newest));
         let completed_at = reading.completed_at.unwrap_or_default();
-        let version = self.next_version(key, state, now, |state| {
+        let version = self.next_version(key, state, updated_at, now, |state| {
             Version::of_read(state, completed_at)
         });
         assemble::read(&self.id, key, version, events, reading, &self.shared)
     }
 
     /// The version of a message about `state`, later than every one sent of this record: a read that
-    /// comes later knows at least as much, so its state may be taken to be a later one.
+    /// comes later knows at least as much, so its state may be taken to be a later one. What it says of the record
+    /// is true since `since`.
     pub(super) fn next_version(
         &mut self,
         key: &Key,
         mut state: Millis,
+        since: Option<Millis>,
         now: Millis,
         version_of: impl Fn(Millis) -> Version,
     ) -> Version {
@@ -167,9 +169,11 @@ impl Portal {
                 version = version_of(state);
             }
         }
+        let newest = self.sent.get(key).and_then(|last| last.newest);
         let sent = Sent {
             state,
             version: version.clone(),
+            newest: newest.max(since),
         };
         self.sent.insert(key.clone(), sent, now);
         version
@@ -197,7 +201,8 @@ impl Portal {
             self.queue_read(key);
             return;
         }
-        let version = self.next_version(key, newest, ctx.now, |state| match &tombstone {
+        let since = tombstone.is_some().then_some(newest);
+        let version = self.next_version(key, newest, since, ctx.now, |state| match &tombstone {
             Some(_) => Version::of_tombstone(state),
             None => Version::of_read(state, Millis::default()),
         });

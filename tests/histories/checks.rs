@@ -1,0 +1,339 @@
+//! What must hold after each step, and at the end. Told only of what an outsider sees: what HubSpot sent, what
+//! lies at the destinations, what was acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crm_relay::enrich::Ending;
+use crm_relay::event::*;
+
+use crate::hubspot::{HubSpot, Key, Portal};
+
+/// How long before a read a record must have been there for "missing" to be wrong: longer than any read is stale.
+const SURELY_THERE: Duration = Duration::from_secs(10);
+
+type Of = (PortalId, Key);
+
+#[derive(Default)]
+pub struct Checks {
+    /// Every event that HubSpot sent and the receiver answered.
+    accepted: BTreeMap<EventId, Event>,
+    /// The records that an event went out for, in confirmed messages.
+    confirmed: BTreeMap<EventId, BTreeSet<Key>>,
+    dead: BTreeSet<EventId>,
+    life: Life,
+    /// Whether the engine was ever lost or begun anew, so that counts need not add up.
+    pub disturbed: bool,
+    /// Whether the engine set a delivery aside.
+    pub set_aside: bool,
+    /// Copies of events in deliveries that were acknowledged.
+    acknowledged: u64,
+    acknowledged_ids: BTreeSet<EventId>,
+}
+
+/// What is known of one life of the engine.
+#[derive(Default)]
+struct Life {
+    versions: BTreeMap<Of, (Version, EventId)>,
+    /// The newest state that went out, by HubSpot's clock.
+    content: BTreeMap<Of, Millis>,
+    erased: BTreeSet<Of>,
+    messages: BTreeMap<EventId, EventId>,
+    endings: BTreeMap<Ending, u64>,
+}
+
+impl Checks {
+    pub fn accept(&mut self, event: &Event) {
+        self.accepted
+            .entry(event.id.clone())
+            .or_insert_with(|| event.clone());
+    }
+
+    /// The engine is another one, which knows nothing.
+    pub fn new_life(&mut self) {
+        self.life = Life::default();
+        self.disturbed = true;
+    }
+
+    pub fn ended(&mut self, ending: Ending) {
+        *self.life.endings.entry(ending).or_default() += 1;
+    }
+
+    /// The engine says to publish a message.
+    pub fn published(&mut self, message: &EnrichedEvent) -> Result<(), String> {
+        let of = of(message);
+        let data = &message.data;
+        let is_erasure = data
+            .tombstone
+            .as_ref()
+            .is_some_and(|t| t.reason == TombstoneReason::PrivacyDeleted);
+        let has_values = data.record.is_some()
+            || data
+                .events
+                .iter()
+                .any(|event| event.kind() == "property_changed");
+        if has_values && (is_erasure || self.life.erased.contains(&of)) {
+            return Err(format!(
+                "{} goes out with values after its privacy deletion",
+                message.subject
+            ));
+        }
+        if is_erasure {
+            self.life.erased.insert(of);
+        }
+        if data.events.is_empty() || data.events.len() > EnrichedEvent::EVENTS_MAX {
+            return Err(format!(
+                "{} lists {} events",
+                message.subject,
+                data.events.len()
+            ));
+        }
+        Ok(())
+    }
+
+    /// A message is at the destination.
+    pub fn landed(&mut self, message: &EnrichedEvent, hubspot: &HubSpot) -> Result<(), String> {
+        let of = of(message);
+        let data = &message.data;
+        let last = self.life.versions.get(&of).cloned();
+        if last.as_ref().is_some_and(|(_, id)| *id == message.id) {
+            return Ok(());
+        }
+        let last = last.map(|(version, _)| version);
+        if last.as_ref().is_some_and(|last| data.version <= *last) {
+            return Err(format!(
+                "{}: version {} after {last:?}",
+                message.subject, data.version
+            ));
+        }
+        check_version(message, last.as_ref())?;
+        self.life
+            .versions
+            .insert(of.clone(), (data.version.clone(), message.id.clone()));
+        for event in data.events.iter().filter(|event| event.kind() != "merged") {
+            if !self.accepted.contains_key(&event.id) {
+                return Err(format!("event {} was never sent", event.id));
+            }
+            let before = self
+                .life
+                .messages
+                .insert(event.id.clone(), message.id.clone());
+            if before.is_some() {
+                return Err(format!(
+                    "{}: event {} went out twice",
+                    message.subject, event.id
+                ));
+            }
+        }
+        let portal = hubspot
+            .portals
+            .get(&of.0)
+            .ok_or("a message of an unknown portal")?;
+        check_content(message, &of.1, portal)?;
+        self.check_not_backwards(message, of)
+    }
+
+    /// No state goes out after a newer one, unless it says that it is stale.
+    fn check_not_backwards(&mut self, message: &EnrichedEvent, of: Of) -> Result<(), String> {
+        let data = &message.data;
+        let state = match (&data.record, &data.tombstone) {
+            (Some(record), _) => record.updated_at,
+            (None, Some(_)) => data.events.iter().map(|event| event.occurred_at).max(),
+            (None, None) => None,
+        };
+        let Some(state) = state else { return Ok(()) };
+        let newest = self.life.content.entry(of).or_insert(state);
+        if state < *newest && data.enrichment.status != EnrichmentStatus::Stale {
+            return Err(format!(
+                "{}: the state of {state} goes out after that of {newest}",
+                message.subject
+            ));
+        }
+        *newest = state.max(*newest);
+        Ok(())
+    }
+
+    /// The engine is told that a message is confirmed.
+    pub fn confirmed(&mut self, message: &EnrichedEvent) {
+        let (_, key) = of(message);
+        for event in &message.data.events {
+            self.confirmed
+                .entry(event.id.clone())
+                .or_default()
+                .insert(key.clone());
+        }
+    }
+
+    /// The engine is told that a dead letter is confirmed.
+    pub fn buried(&mut self, letter: &DeadLetter) {
+        self.dead
+            .extend(letter.events.iter().map(|event| event.id.clone()));
+    }
+
+    /// A delivery is acknowledged: its events must have ended.
+    pub fn acknowledged(&mut self, events: &[Event], hubspot: &HubSpot) -> Result<(), String> {
+        for event in events {
+            if !self.has_ended(event, hubspot) {
+                return Err(format!(
+                    "acknowledged before its end: {} of {:?}",
+                    event.id,
+                    event.subject()
+                ));
+            }
+            self.acknowledged += 1;
+            self.acknowledged_ids.insert(event.id.clone());
+        }
+        Ok(())
+    }
+
+    fn has_ended(&self, event: &Event, hubspot: &HubSpot) -> bool {
+        let parts = self.confirmed.get(&event.id).map_or(0, BTreeSet::len);
+        parts >= parts_of(event)
+            || self.dead.contains(&event.id)
+            || hubspot
+                .portals
+                .get(&event.portal_id)
+                .is_some_and(|portal| is_erased(portal, event))
+    }
+
+    /// Nothing is under way any more: every event has ended, and the counts add up.
+    pub fn finish(&self, hubspot: &HubSpot) -> Result<(), String> {
+        if let Some(lost) = self
+            .accepted
+            .values()
+            .find(|event| !self.has_ended(event, hubspot))
+        {
+            return Err(format!("lost: {} of {:?}", lost.id, lost.subject()));
+        }
+        let count = |ending| self.life.endings.get(&ending).copied().unwrap_or(0);
+        let duplicates = count(Ending::Duplicate);
+        let once: u64 = self.life.endings.values().sum::<u64>() - duplicates;
+        let ids = self.acknowledged_ids.len() as u64;
+        // A delivery that was set aside half done comes again with what had ended.
+        let again = (once + duplicates).saturating_sub(self.acknowledged);
+        if !self.disturbed
+            && (once != ids
+                || once + duplicates < self.acknowledged
+                || (again > 0 && !self.set_aside))
+        {
+            return Err(format!(
+                "{once} endings and {duplicates} duplicates for {ids} events in {} copies",
+                self.acknowledged
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn of(message: &EnrichedEvent) -> Of {
+    let data = &message.data;
+    (
+        data.portal_id.clone(),
+        (data.object_type_id.clone(), data.object_id.clone()),
+    )
+}
+
+/// In how many messages an event goes out: a merge is told to every id.
+fn parts_of(event: &Event) -> usize {
+    match &event.body {
+        EventBody::Object(ObjectEvent {
+            change: ObjectChange::Merged {
+                merged_object_ids, ..
+            },
+            ..
+        }) => merged_object_ids.len() + 1,
+        _ => 1,
+    }
+}
+
+/// Whether the event's record, or one that it was merged into, was deleted for privacy.
+fn is_erased(portal: &Portal, event: &Event) -> bool {
+    let subject = event.subject();
+    let mut key = (subject.object_type_id, subject.object_id);
+    loop {
+        if portal.erased.contains(&key) {
+            return true;
+        }
+        match portal.merged.get(&key) {
+            Some(survivor) => key.1 = survivor.clone(),
+            None => return false,
+        }
+    }
+}
+
+/// A version is made of HubSpot's clock: of the state, the newest event and the read; later only where what
+/// went out before demands it.
+fn check_version(message: &EnrichedEvent, last: Option<&Version>) -> Result<(), String> {
+    let data = &message.data;
+    let events = data.events.iter().map(|event| event.occurred_at);
+    let updated_at = data.record.as_ref().and_then(|record| record.updated_at);
+    let state = events.chain(updated_at).max().unwrap_or_default();
+    let natural = if data.tombstone.is_some() {
+        Version::of_tombstone(state)
+    } else {
+        Version::of_read(state, data.enrichment.fetched_at.unwrap_or_default())
+    };
+    if data.version != natural && last.is_none_or(|last| *last < natural) {
+        return Err(format!(
+            "{}: version {} instead of {natural}",
+            message.subject, data.version
+        ));
+    }
+    Ok(())
+}
+
+/// What a message says of its record was true, and contains its changes unless it says that it is stale.
+fn check_content(message: &EnrichedEvent, key: &Key, portal: &Portal) -> Result<(), String> {
+    let data = &message.data;
+    let status = data.enrichment.status;
+    if status == EnrichmentStatus::Missing {
+        let read_at = data.enrichment.fetched_at.unwrap_or_default().as_i64();
+        let from = Millis::new(read_at - SURELY_THERE.as_millis() as i64).unwrap_or_default();
+        if portal.was_there_since(&portal.survivor(key), from) {
+            return Err(format!(
+                "{} is said to be missing, but it is there",
+                message.subject
+            ));
+        }
+    }
+    let Some(record) = &data.record else {
+        return Ok(());
+    };
+    let text = |name: &str| match record.properties.get(name) {
+        Some(PropertyValue::Text(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    if !portal.ever_held(key, record.updated_at, text("email")) {
+        return Err(format!("{} never was as it is said to be", message.subject));
+    }
+    for event in &data.events {
+        let EventBody::Object(ObjectEvent {
+            change:
+                ObjectChange::PropertyChanged {
+                    property_name,
+                    property_value,
+                    ..
+                },
+            ..
+        }) = &event.body
+        else {
+            continue;
+        };
+        let newer_event = data
+            .events
+            .iter()
+            .any(|other| other.occurred_at >= event.occurred_at && other.id != event.id);
+        let is_older = record.updated_at.is_some_and(|at| at < event.occurred_at);
+        if is_older
+            && !newer_event
+            && status != EnrichmentStatus::Stale
+            && text(property_name) != property_value.as_deref()
+        {
+            return Err(format!(
+                "{} lacks its change of {property_name}, and does not say so",
+                message.subject
+            ));
+        }
+    }
+    Ok(())
+}
