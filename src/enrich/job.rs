@@ -51,8 +51,8 @@ pub struct Reading {
     pub rereads: u32,
     /// Whether it waits to be read again.
     pub awaits_reread: bool,
-    /// Whether it was asked for singly, since it may have been merged away.
-    pub asked_singly: bool,
+    /// How often it was asked for singly, since it may have been merged away.
+    pub asked_singly: u32,
     /// Whether the bound on reading again was reached.
     pub stale: bool,
     /// What could not be read of this record.

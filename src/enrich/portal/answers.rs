@@ -21,6 +21,9 @@ use super::{Context, Portal};
 
 /// The most pages of associations read of one record to one type; beyond, the message says `truncated`.
 pub const ASSOCIATION_PAGES_MAX: u32 = 20;
+/// How often a record that a batch does not find is asked for singly. More than once: one that was there when asked
+/// for singly may be gone, or merged, when it is read with others again.
+const ASKED_SINGLY_MAX: u32 = 3;
 /// The least wait after 423, "locked".
 const LOCKED_DELAY_MIN: Duration = Duration::from_secs(2);
 /// The wait after 477 ("being migrated") that does not say how long.
@@ -339,9 +342,10 @@ impl Portal {
         let Some(reading) = self.reading(key, job) else {
             return;
         };
-        if std::mem::replace(&mut reading.asked_singly, true) {
+        if reading.asked_singly >= ASKED_SINGLY_MAX {
             self.conclude_record(key, job, RecordOutcome::Missing, ctx);
         } else {
+            reading.asked_singly += 1;
             self.ready.push_back(Request::Single {
                 object_type_id: key.0.clone(),
                 id: key.1.clone(),
@@ -358,11 +362,18 @@ impl Portal {
         if reading.rereads >= fresh::REREADS_MAX {
             return false;
         }
-        let at = ctx.now.after(fresh::reread_delay(reading.rereads));
+        let delay = fresh::reread_delay(reading.rereads);
         reading.rereads += 1;
-        reading.awaits_reread = true;
-        self.rereads.entry(at).or_default().push((key.clone(), job));
+        self.reread_after(delay, key, job, ctx.now);
         true
+    }
+
+    fn reread_after(&mut self, delay: Duration, key: &Key, job: JobId, now: Millis) {
+        if let Some(reading) = self.reading(key, job) {
+            reading.awaits_reread = true;
+            let due = self.rereads.entry(now.after(delay)).or_default();
+            due.push((key.clone(), job));
+        }
     }
 
     pub(super) fn apply_single(
@@ -388,8 +399,8 @@ impl Portal {
                 }
             }
             // It is there after all: read it as the others are read.
-            Some(_) if self.reread(key, job, ctx) => {}
-            _ => self.conclude_record(key, job, RecordOutcome::Missing, ctx),
+            Some(_) => self.reread_after(fresh::reread_delay(0), key, job, ctx.now),
+            None => self.conclude_record(key, job, RecordOutcome::Missing, ctx),
         }
     }
 
