@@ -96,7 +96,7 @@ impl Checks {
         let of = of(message);
         let data = &message.data;
         let last = self.life.versions.get(&of).cloned();
-        if last.as_ref().is_some_and(|(_, id)| *id == message.id) {
+        if last.as_ref() == Some(&(data.version.clone(), message.id.clone())) {
             return Ok(());
         }
         let last = last.map(|(version, _)| version);
