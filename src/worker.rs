@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 
 mod backlog;
 mod parts;
+mod past;
 mod shell;
 
 use parts::Parts;

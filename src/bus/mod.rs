@@ -8,6 +8,7 @@
 //! - **order**: a partition is consumed in the order its messages were confirmed in;
 //! - **one active consumer** per partition, whoever else waits for it;
 //! - **settled once**: a [`Delivery`] ends by moving its [`Unsettled`]; what was not settled comes again;
+//! - **changelog**: each partition has a log beside it that is only appended to, and read from any place;
 //! - **recovery**: a [`Consumer`] outlives connections. After a loss it says [`Consumed::Lost`], and every
 //!   delivery it had given out before is void and comes again.
 
@@ -28,6 +29,9 @@ pub mod rabbitmq;
 /// room for whoever copies it on.
 pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// How long a changelog keeps what was appended, at least. HubSpot repeats for 24 hours.
+pub const CHANGELOG_KEEP: Duration = Duration::from_secs(72 * 3_600);
+
 /// Somewhere to publish to and consume from.
 pub trait Bus: Send + Sync + 'static {
     /// How many partitions `crm.intake` has. Fixed for the life of the data.
@@ -43,6 +47,19 @@ pub trait Bus: Send + Sync + 'static {
     ///
     /// Resolves at once; deliveries begin when the bus is connected and no other consumer is active.
     fn consume(&self, queue: Queue, prefetch: u16) -> Consumer;
+
+    /// Sends to `notes` every message of the partition's changelog ([`Target::Changelog`]) after the place `after`,
+    /// or every one, oldest first; resolves when all that was confirmed before the call is sent. Messages are kept
+    /// for [`CHANGELOG_KEEP`]. Ends early when nobody receives any more.
+    ///
+    /// # Errors
+    /// [`BusUnavailable`] when the bus fails meanwhile; some may have been sent.
+    fn read_changelog(
+        &self,
+        partition: u16,
+        after: Option<u64>,
+        notes: mpsc::Sender<StoredNote>,
+    ) -> BoxFuture<'_, Result<(), BusUnavailable>>;
 
     /// How many messages `queue` holds, unsettled ones not counted on RabbitMQ (which counts only the
     /// ready ones in `queue.declare-ok`).
@@ -79,6 +96,8 @@ pub enum Target {
     Partition(u16),
     /// The partition's backlog, `crm.backlog.<n>`.
     Backlog(u16),
+    /// The partition's changelog, `crm.changelog.<n>`: appended to, and read by [`Bus::read_changelog`].
+    Changelog(u16),
     /// The destination's own queue, `crm.destination.<name>`. The embedded bus has none: unroutable.
     Destination(String),
     /// `crm.dead`, by a key of the form `<stage>.<reason>`.
@@ -131,6 +150,15 @@ pub struct Message {
     pub kind: String,
     /// At most [`MESSAGE_BYTES_MAX`].
     pub body: Bytes,
+}
+
+/// A message of a changelog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredNote {
+    /// Its place: later ones have larger numbers.
+    pub position: u64,
+    /// Its body.
+    pub note: Bytes,
 }
 
 /// Why a message was not published.

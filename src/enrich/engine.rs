@@ -8,16 +8,17 @@ use crate::hubspot::call::{Answered, LimitClass};
 
 use super::admission::{Admission, STUCK_AFTER, UNSETTLED_MAX, WINDOW_DEFAULT};
 use super::budget::Share;
+use super::changelog::{Changelog, Note};
 use super::effects::{CallUnderWay, Effects};
 use super::health::{Health, Standing};
 use super::job::Key;
+use super::memory::Memory;
 use super::plan::Plans;
 use super::portal::{Context, Portal};
 use super::priority::Priority;
 use super::protocol::{
-    BudgetLeft, CallId, DeliveryId, Ending, EngineStats, Input, Output, PublishId, Source,
+    BudgetLeft, CallId, DeliveryId, Ending, EngineStats, Input, NoteId, Output, PublishId, Source,
 };
-use super::window::{SEEN_CAPACITY, SEEN_KEEP, Window};
 
 /// How often portals that get nowhere are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,7 +34,10 @@ pub struct Engine {
     next_sweep: Millis,
     set_aside: u64,
     live: HashMap<EventId, Live>,
-    seen: Window<EventId, ()>,
+    memory: Memory,
+    changelog: Changelog,
+    /// Whether a delivery was settled, so that there may be room for another.
+    has_room: bool,
     calls: HashMap<CallId, CallUnderWay>,
     publishes: HashMap<PublishId, (PortalId, Key)>,
     effects: Effects,
@@ -64,7 +68,9 @@ impl Engine {
             next_sweep: Millis::default(),
             set_aside: 0,
             live: HashMap::new(),
-            seen: Window::new(SEEN_KEEP, SEEN_CAPACITY),
+            memory: Memory::new(),
+            changelog: Changelog::new(WINDOW_DEFAULT),
+            has_room: false,
             calls: HashMap::new(),
             publishes: HashMap::new(),
             effects: Effects::new(seed),
@@ -85,7 +91,16 @@ impl Engine {
     pub fn with_window(self, window: usize) -> Self {
         Self {
             admission: Admission::new(window),
+            changelog: Changelog::new(window),
             ..self
+        }
+    }
+
+    /// Takes in what an earlier engine of the partition noted, in the order it was noted. Before the first delivery;
+    /// again after a loss, what was noted since.
+    pub fn restore(&mut self, note: Note) {
+        for entry in note.entries {
+            self.memory.restore(note.at, entry);
         }
     }
 
@@ -110,6 +125,10 @@ impl Engine {
                     });
                 }
             }
+            Input::Noted(id) => {
+                let settled = self.changelog.noted(id);
+                self.acknowledge(settled);
+            }
             Input::Lost => self.lost(),
             Input::Tick => {
                 let portals: Vec<_> = self.portals.keys().cloned().collect();
@@ -121,16 +140,13 @@ impl Engine {
         if self.next_sweep <= now {
             self.sweep(now);
         }
-        let mut outputs = self.outputs(now);
-        if self.admission.holds()
-            && outputs
-                .iter()
-                .any(|output| matches!(output, Output::Ack(_)))
-        {
+        self.gather(now);
+        if std::mem::take(&mut self.has_room) && self.admission.holds() {
             self.admit_held(now);
-            outputs.extend(self.outputs(now));
+            self.gather(now);
         }
-        outputs
+        self.note(now);
+        std::mem::take(&mut self.effects.outputs).into()
     }
 
     /// When to send [`Input::Tick`], if nothing happens before.
@@ -140,6 +156,7 @@ impl Engine {
             .values_mut()
             .filter_map(|portal| portal.next_wake(now))
             .chain(sweeps.then_some(self.next_sweep))
+            .chain(self.changelog.due())
             .min()
     }
 
@@ -148,6 +165,7 @@ impl Engine {
     pub fn is_idle(&self) -> bool {
         self.admission.is_empty()
             && self.publishes.is_empty()
+            && self.changelog.is_empty()
             && self.portals.values().all(Portal::is_idle)
     }
 
@@ -280,7 +298,7 @@ impl Engine {
 
     /// A repeat of an event that ended ends at once; one of an event under way ends with it.
     fn arrive(&mut self, now: Millis, delivery: DeliveryId, event: Event) {
-        if self.seen.get(&event.id).is_some() {
+        if self.memory.has_seen(&event.id) {
             self.effects
                 .outputs
                 .push_back(Output::Ended(Ending::Duplicate));
@@ -303,6 +321,7 @@ impl Engine {
             let mut ctx = Context {
                 now,
                 plans: &self.plans,
+                memory: &mut self.memory,
                 effects: &mut self.effects,
             };
             let parts = portal.arrive(event, &mut ctx);
@@ -337,6 +356,7 @@ impl Engine {
             let mut ctx = Context {
                 now,
                 plans: &self.plans,
+                memory: &mut self.memory,
                 effects: &mut self.effects,
             };
             act(portal, &mut ctx);
@@ -349,6 +369,7 @@ impl Engine {
     /// then make up for the rest, and the confirm of the part that is must not count for the repeat.
     fn lost(&mut self) {
         self.admission.clear();
+        self.changelog.lost();
         let on_their_way = counted(self.portals.values_mut().flat_map(Portal::lost));
         self.live.retain(|id, live| {
             live.deliveries.clear();
@@ -360,7 +381,7 @@ impl Engine {
     }
 
     /// Moves what the portals want done into outputs.
-    fn outputs(&mut self, now: Millis) -> Vec<Output> {
+    fn gather(&mut self, now: Millis) {
         for call in std::mem::take(&mut self.effects.calls) {
             let call_id = CallId(self.effects.next_id());
             self.effects.outputs.push_back(Output::Call {
@@ -376,7 +397,22 @@ impl Engine {
         for (id, ending) in std::mem::take(&mut self.effects.ended) {
             self.part_ended(now, &id, ending);
         }
-        std::mem::take(&mut self.effects.outputs).into()
+    }
+
+    /// Notes what came to be known, if that is due, and acknowledges what waits for no note.
+    fn note(&mut self, now: Millis) {
+        self.changelog.add(self.memory.take_entries(), now);
+        let settled = self.changelog.take_settled();
+        self.acknowledge(settled);
+        let id = NoteId(self.effects.next_id());
+        if let Some(note) = self.changelog.next(now, id) {
+            self.effects.outputs.push_back(Output::Note { id, note });
+        }
+    }
+
+    fn acknowledge(&mut self, settled: Vec<DeliveryId>) {
+        let acks = settled.into_iter().map(Output::Ack);
+        self.effects.outputs.extend(acks);
     }
 
     fn part_ended(&mut self, now: Millis, id: &EventId, ending: Ending) {
@@ -391,7 +427,7 @@ impl Engine {
         let Some(live) = self.live.remove(id) else {
             return;
         };
-        self.seen.insert(id.clone(), (), now);
+        self.memory.see(id, live.ending, now);
         self.effects.outputs.push_back(Output::Ended(live.ending));
         for (repeat, delivery) in live.deliveries.into_iter().enumerate() {
             if repeat > 0 {
@@ -405,7 +441,8 @@ impl Engine {
 
     fn event_ended(&mut self, delivery: DeliveryId) {
         if self.admission.event_ended(delivery) {
-            self.effects.outputs.push_back(Output::Ack(delivery));
+            self.changelog.settle(delivery);
+            self.has_room = true;
         }
     }
 }

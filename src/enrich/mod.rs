@@ -13,7 +13,7 @@
 //! - `request`, `cache`, `fresh`, `assemble`, [`typed`]: reads, what is shared, and what comes of them;
 //! - [`budget`], `health`, `priority`: whether a call may be sent, and whose goes first;
 //! - `admission`: which deliveries are taken up now, and which are set aside so that they hold up nobody;
-//! - `window`: bounded memories.
+//! - `memory`, `changelog`, `window`: what is known of the past, how it outlives the engine, and its bounds.
 
 pub mod budget;
 pub mod typed;
@@ -21,11 +21,13 @@ pub mod typed;
 mod admission;
 mod assemble;
 mod cache;
+mod changelog;
 mod effects;
 mod engine;
 mod fresh;
 mod health;
 mod job;
+mod memory;
 mod plan;
 mod portal;
 mod priority;
@@ -35,9 +37,11 @@ mod request;
 mod tests;
 mod window;
 
+pub use changelog::{NOTE_DELAY, NOTE_ENTRIES_MAX, Note, NoteError};
 pub use engine::Engine;
+pub use memory::{Entry, Sent};
 pub use plan::{Plan, Plans};
 pub use protocol::{
-    BudgetLeft, CallId, DeliveryId, Ending, EngineStats, Input, Output, PublishId, Source,
+    BudgetLeft, CallId, DeliveryId, Ending, EngineStats, Input, NoteId, Output, PublishId, Source,
 };
-pub use window::{SEEN_CAPACITY, SEEN_KEEP};
+pub use window::{RECORDS_CAPACITY, SEEN_CAPACITY, SEEN_KEEP};

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use crate::event::{Millis, ObjectId, ObjectTypeId, PortalId, Version};
+use crate::event::{Millis, ObjectId, ObjectTypeId, PortalId};
 use crate::hubspot::call::{AssociationInput, LimitClass};
 
 use super::budget::{Budget, Share};
@@ -14,25 +14,15 @@ use super::cache::Shared;
 use super::effects::Effects;
 use super::health::Health;
 use super::job::{JobId, Key, Lane};
+use super::memory::Memory;
 use super::plan::Plans;
 use super::priority::{Priority, ReadQueue};
 use super::request::{Group, Request};
-use super::window::Window;
-use super::window::{SEEN_CAPACITY, SEEN_KEEP};
 
 mod answers;
 mod calls;
 mod events;
 mod messages;
-
-/// The last version sent of a record.
-#[derive(Debug)]
-struct Sent {
-    state: Millis,
-    version: Version,
-    /// When the newest state that went out began: its `updatedAt`, or when it was deleted.
-    newest: Option<Millis>,
-}
 
 /// One portal.
 #[derive(Debug)]
@@ -61,15 +51,13 @@ pub struct Portal {
     assembling: BTreeSet<Key>,
     /// Records to be read again, by when.
     rereads: BTreeMap<Millis, Vec<(Key, JobId)>>,
-    sent: Window<Key, Sent>,
-    merged: Window<Key, ObjectId>,
-    erased: Window<Key, ()>,
 }
 
 /// What a portal's methods need besides their own state.
 pub struct Context<'a> {
     pub now: Millis,
     pub plans: &'a Plans,
+    pub memory: &'a mut Memory,
     pub effects: &'a mut Effects,
 }
 
@@ -91,9 +79,6 @@ impl Portal {
             since_bulk: 0,
             assembling: BTreeSet::new(),
             rereads: BTreeMap::new(),
-            sent: Window::new(SEEN_KEEP, SEEN_CAPACITY),
-            merged: Window::new(SEEN_KEEP, SEEN_CAPACITY),
-            erased: Window::new(SEEN_KEEP, SEEN_CAPACITY),
         }
     }
 

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::event::{DeadLetter, EnrichedEvent, Event, Millis, PortalId};
 use crate::hubspot::call::{Answered, Call};
+
+use super::changelog::Note;
 
 /// A delivery of the bus, as the shell numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,6 +20,10 @@ pub struct CallId(pub u64);
 /// A message under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PublishId(pub u64);
+
+/// A note under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NoteId(pub u64);
 
 /// The queue that a delivery came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +67,8 @@ pub enum Input {
         /// How its events ended by that.
         ending: Ending,
     },
+    /// A note is in the changelog, durably.
+    Noted(NoteId),
     /// The bus lost its session: all deliveries are void and come again.
     Lost,
     /// Time passed; see [`next_wake`](super::Engine::next_wake).
@@ -93,7 +103,14 @@ pub enum Output {
         /// The dead letter.
         letter: Box<DeadLetter>,
     },
-    /// Acknowledge a delivery: all its events have ended.
+    /// Append a note to the partition's changelog; answer with [`Input::Noted`].
+    Note {
+        /// Which one.
+        id: NoteId,
+        /// The note.
+        note: Note,
+    },
+    /// Acknowledge a delivery: all its events have ended, and that is noted.
     Ack(DeliveryId),
     /// Move a delivery to the end of the partition's backlog, and acknowledge it when it is there.
     SetAside(DeliveryId),
@@ -102,7 +119,7 @@ pub enum Output {
 }
 
 /// How an event ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Ending {
     /// No destination wanted it.
     Unwanted,

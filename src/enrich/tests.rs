@@ -54,6 +54,7 @@ struct World {
     /// When the first message of a record went out.
     published_at: BTreeMap<String, Millis>,
     letters: Vec<DeadLetter>,
+    notes: Vec<Note>,
     acked: Vec<u64>,
     /// Deliveries by number, as the bus holds them.
     intake: VecDeque<(u64, Vec<Event>)>,
@@ -109,6 +110,7 @@ impl World {
             messages: Vec::new(),
             published_at: BTreeMap::new(),
             letters: Vec::new(),
+            notes: Vec::new(),
             acked: Vec::new(),
             intake: VecDeque::new(),
             backlog: VecDeque::new(),
@@ -220,6 +222,10 @@ impl World {
             Output::Bury { publish, letter } => {
                 self.letters.push(*letter);
                 self.confirmed(publish, Ending::Dead)
+            }
+            Output::Note { id, note } => {
+                self.notes.push(note);
+                Some(Input::Noted(id))
             }
             Output::Ack(tag) => {
                 let (_, delivery, _) = self.unsettled.remove(&tag.0).expect("it is settled once");
@@ -600,6 +606,8 @@ fn a_change_becomes_an_enriched_event_and_is_acknowledged_once_that_is_confirmed
     assert_eq!(data.associations["company"].len(), 3, "both pages");
     assert!(world.acked.is_empty(), "not before the confirm");
     world.confirm_all();
+    assert!(world.acked.is_empty(), "not before it is noted");
+    world.settle();
     assert_eq!(world.acked, [delivery]);
     assert!(world.engine.is_idle());
     assert_eq!(world.ending("delivered"), 1);
@@ -666,6 +674,7 @@ fn a_repeat_ends_with_the_first_copy_or_at_once_after_it() {
     assert!(world.acked.is_empty());
     world.confirm_all();
     world.deliver(vec![changed("1", 1, "")]);
+    world.settle();
     assert_eq!(world.acked, [1, 2, 3]);
     assert_eq!((world.messages.len(), world.ending("duplicate")), (1, 2));
 }
@@ -1025,6 +1034,7 @@ fn after_a_loss_everything_comes_again_and_nothing_is_sent_twice() {
     world.deliver(vec![changed("2", 1, "")]);
     world.settle();
     world.confirm_all();
+    world.settle();
     let mut subjects: Vec<_> = world.messages.iter().map(|m| m.subject.as_str()).collect();
     subjects.sort_unstable();
     assert_eq!(subjects, ["contact/1", "contact/2"]);
@@ -1148,7 +1158,47 @@ fn events_that_name_no_record_go_out_unread() {
     assert_eq!(world.messages.len(), 2);
     assert!(world.calls.is_empty());
     assert_eq!(world.messages[0].r#type, "crm.conversation.enriched.v1");
+    world.settle();
     assert_eq!(world.acked, [1]);
+}
+
+#[test]
+fn an_engine_that_takes_over_knows_what_was_noted() {
+    let mut world = World::new();
+    world.record("1", 5, &[("email", "a@b.c")]);
+    world.record("3", 100, &[]);
+    world.deliver(vec![changed("1", 5, "a@b.c"), merged("3", &["2"], 50)]);
+    world.deliver(vec![event(PORTAL, "4", 6, ObjectChange::PrivacyDeleted)]);
+    world.settle();
+    assert_eq!(world.acked.len(), 2);
+    let mut after = World::new();
+    after.record("1", 5, &[("email", "a@b.c")]);
+    after.record("3", 100, &[]);
+    after.record("4", 5, &[("email", "late@b.c")]);
+    for note in &world.notes {
+        let bytes = note.encode();
+        after.engine.restore(Note::decode(&bytes).unwrap());
+    }
+    after.deliver(vec![changed("1", 5, "a@b.c"), changed("2", 40, "x")]);
+    after.deliver(vec![changed("4", 5, "late@b.c"), changed("1", 4, "late")]);
+    after.settle();
+    assert_eq!(after.ending("duplicate"), 1);
+    assert_eq!(after.ending("purged"), 1, "the erased record stays erased");
+    let version = |world: &World, subject: &str| {
+        let mut messages = world.messages.iter();
+        let message = messages.find(|message| message.subject == subject);
+        message.map(|message| message.data.version.clone())
+    };
+    assert!(version(&after, "contact/1") > version(&world, "contact/1"));
+    assert!(version(&after, "contact/3") > version(&world, "contact/3"));
+    assert_eq!(version(&after, "contact/2"), None, "it leads to 3");
+    let stored: Vec<u8> = world.notes.iter().flat_map(Note::encode).collect();
+    let holds = |text: &str| {
+        stored
+            .windows(text.len())
+            .any(|bytes| bytes == text.as_bytes())
+    };
+    assert!(!holds("a@b.c") && !holds("email"));
 }
 
 /// One step of a history.

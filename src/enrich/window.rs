@@ -1,6 +1,6 @@
 //! A memory that is bounded in time and in size: ids seen, versions sent, merges, erased records.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -8,8 +8,13 @@ use crate::event::Millis;
 
 /// How long an event that ended is recognised: HubSpot repeats for 24 hours, and a margin.
 pub const SEEN_KEEP: Duration = Duration::from_secs(72 * 3_600);
-/// The most events, versions, merges or erased records that are remembered, each; the oldest go first.
-pub const SEEN_CAPACITY: usize = 100_000;
+/// The most events that a partition remembers; the oldest go first. 50 events a second over 16 partitions are
+/// 810,000 each in [`SEEN_KEEP`].
+pub const SEEN_CAPACITY: usize = 1_000_000;
+/// The most versions, merges or erased records that a partition remembers, each; the oldest go first.
+pub const RECORDS_CAPACITY: usize = 250_000;
+/// [`Recent`] forgets so much of what it may hold at a time.
+const GENERATIONS: usize = 12;
 
 /// A map whose entries are forgotten after a time, the oldest earlier when there are too many.
 #[derive(Debug)]
@@ -74,6 +79,52 @@ impl<K: Clone + Eq + Hash, V> Window<K, V> {
     }
 }
 
+/// A set whose members are forgotten a while after they came. It keeps them by generations and not by the moment, which
+/// takes a third of a [`Window`]'s memory.
+#[derive(Debug)]
+pub struct Recent<K> {
+    /// The oldest first, each with when it began.
+    generations: VecDeque<(Millis, HashSet<K>)>,
+    keep: Duration,
+    capacity: usize,
+}
+
+impl<K: Eq + Hash> Recent<K> {
+    /// A set of at most `capacity` members, each kept for `keep` at least, unless there are too many.
+    pub fn new(keep: Duration, capacity: usize) -> Self {
+        Self {
+            generations: VecDeque::new(),
+            keep,
+            capacity,
+        }
+    }
+
+    pub fn contains(&self, member: &K) -> bool {
+        let mut generations = self.generations.iter().rev();
+        generations.any(|(_, members)| members.contains(member))
+    }
+
+    pub fn insert(&mut self, member: K, now: Millis) {
+        let span = self.keep / u32::try_from(GENERATIONS).unwrap_or(1);
+        let full = self.capacity.div_ceil(GENERATIONS);
+        let newest = self.generations.back();
+        if newest.is_none_or(|(since, all)| now.since(*since) >= span || all.len() >= full) {
+            self.generations.push_back((now, HashSet::new()));
+        }
+        while self.generations.len() > GENERATIONS + 1 || self.is_forgotten(self.keep + span, now) {
+            self.generations.pop_front();
+        }
+        if let Some((_, members)) = self.generations.back_mut() {
+            members.insert(member);
+        }
+    }
+
+    fn is_forgotten(&self, after: Duration, now: Millis) -> bool {
+        let oldest = self.generations.front();
+        oldest.is_some_and(|(since, _)| now.since(*since) >= after)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +166,30 @@ mod tests {
         }
         assert_eq!(window.get(&"a"), Some(&999));
         assert!(window.by_age.len() <= 7);
+    }
+
+    #[test]
+    fn members_are_kept_for_their_time_and_then_forgotten() {
+        let mut recent = Recent::new(Duration::from_millis(1_200), 1_000);
+        for n in 0..100_i64 {
+            recent.insert(n, ms(n * 50));
+            let kept = (0..=n).filter(|n| recent.contains(n)).count();
+            let expected = usize::try_from(n + 1).unwrap().min(24);
+            assert!(
+                (expected..=expected + 2).contains(&kept),
+                "{kept} after {n}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_burst_of_members_is_bounded_and_the_newest_stay() {
+        let mut recent = Recent::new(Duration::from_secs(1), 120);
+        for n in 0..1_000 {
+            recent.insert(n, ms(0));
+        }
+        let kept: Vec<_> = (0..1_000).filter(|n| recent.contains(n)).collect();
+        assert!((120..=130).contains(&kept.len()), "{}", kept.len());
+        assert!(kept.contains(&999) && kept.contains(&880));
     }
 }

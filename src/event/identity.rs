@@ -20,6 +20,18 @@ impl EventId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The same in 16 bytes; of a text that is no id of ours, its hash.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        if hex::decode_to_slice(&self.0, &mut bytes).is_err() {
+            let mut hasher = IdentityHasher::new("id");
+            hasher.field(&self.0);
+            bytes = hasher.digest();
+        }
+        bytes
+    }
 }
 
 impl fmt::Display for EventId {
@@ -68,7 +80,14 @@ impl IdentityHasher {
     /// The id of all that was added.
     #[must_use]
     pub fn finish(self) -> EventId {
-        EventId(hex::encode(&self.0.finalize()[..16]))
+        EventId(hex::encode(self.digest()))
+    }
+
+    /// The hash of all that was added: the first 16 bytes of SHA-256.
+    #[must_use]
+    pub fn digest(self) -> [u8; 16] {
+        let hash: [u8; 32] = self.0.finalize().into();
+        std::array::from_fn(|byte| hash[byte])
     }
 }
 

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::*;
-use crate::bus::{BusUnavailable, Consumer, Message, Queue};
+use crate::bus::{BusUnavailable, Consumer, Message, Queue, StoredNote};
 use crate::event::{
     DeadLetter, DeadLetterReason, ENRICHED_CONTENT_TYPE, EnrichedData, Enrichment,
     EnrichmentStatus, Event, EventBody, IdentityHasher, ObjectChange, ObjectEvent, ObjectTypeId,
@@ -119,7 +119,7 @@ fn name(target: &Target) -> String {
         Target::Destination(name) => name.clone(),
         Target::DeadLetters(_) => "dead".to_owned(),
         Target::Topic(_) => "topic".to_owned(),
-        Target::Partition(_) | Target::Backlog(_) => {
+        Target::Partition(_) | Target::Backlog(_) | Target::Changelog(_) => {
             unreachable!("fan-out publishes to no partition")
         }
     }
@@ -138,6 +138,15 @@ impl Bus for ScriptedBus {
 
     fn consume(&self, _: Queue, _: u16) -> Consumer {
         unreachable!("fan-out consumes nothing")
+    }
+
+    fn read_changelog(
+        &self,
+        _: u16,
+        _: Option<u64>,
+        _: mpsc::Sender<StoredNote>,
+    ) -> BoxFuture<'_, Result<(), BusUnavailable>> {
+        unreachable!("nobody reads it here")
     }
 
     fn depth(&self, _: Queue) -> BoxFuture<'_, Result<u64, BusUnavailable>> {

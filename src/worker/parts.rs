@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::bus::{Bus, Message, Outgoing, Target};
-use crate::enrich::{BudgetLeft, Ending, EngineStats, Input, PublishId};
+use crate::enrich::{BudgetLeft, Ending, EngineStats, Input, NoteId, PublishId};
 use crate::event::{DeadLetter, EnrichedEvent, Millis};
 use crate::fan_out::{FanOut, FanOutOutcome};
 use crate::hubspot::client::HubSpot;
@@ -14,6 +14,9 @@ use crate::metrics::{Metrics, seconds};
 const RETRY_MIN: Duration = Duration::from_millis(200);
 /// See [`RETRY_MIN`].
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// The `type` of a note in a changelog.
+const NOTE_KIND: &str = "crm.changelog_note.v1";
 
 /// What the shells share.
 pub(super) struct Parts {
@@ -166,6 +169,29 @@ impl Parts {
         self.metrics
             .enrich_events_per_message
             .observe(events as f64);
+    }
+
+    /// Appends a note to the changelog of its partition, again and again until it is confirmed: twice does no harm.
+    pub(super) async fn note(&self, partition: u16, id: NoteId, body: Vec<u8>) {
+        let target = Target::Changelog(partition);
+        let message = Message {
+            id: format!("note-{partition}-{}", id.0),
+            content_type: "application/octet-stream".to_owned(),
+            kind: NOTE_KIND.to_owned(),
+            body: body.into(),
+        };
+        let mut delay = RETRY_MIN;
+        let note = Outgoing { target, message };
+        while self
+            .bus
+            .publish(vec![note.clone()])
+            .await
+            .iter()
+            .any(Result::is_err)
+        {
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(RETRY_MAX);
+        }
     }
 
     /// Publishes a dead letter, again and again until it is confirmed.

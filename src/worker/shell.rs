@@ -21,13 +21,14 @@ use tracing::Span;
 
 use crate::bus::{Consumed, Consumer, Delivery, Message, Queue, Unsettled};
 use crate::enrich::{
-    CallId, DeliveryId, Ending, Engine, EngineStats, Input, Output, PublishId, Source,
+    CallId, DeliveryId, Ending, Engine, EngineStats, Input, Note, NoteId, Output, PublishId, Source,
 };
 use crate::event::{Batch, DeadLetter, DeadLetterReason, EnrichedEvent, Millis, PortalId, Stage};
 use crate::hubspot::call::{Answered, Call};
 
 use super::backlog::{self, Backlog};
 use super::parts::{Delivered, Parts, Round};
+use super::past::{Past, Recalled};
 
 /// The longest a shell sleeps when its engine has no reason to wake.
 const TICK_MAX: Duration = Duration::from_secs(1);
@@ -44,6 +45,7 @@ pub(super) struct Shell {
     clock: Clock,
     consumer: Option<Consumer>,
     backlog: Backlog,
+    past: Past,
     unsettled: HashMap<DeliveryId, Taken>,
     last_delivery: u64,
     /// Calls and deliveries under way.
@@ -105,6 +107,7 @@ enum Done {
 enum Wake {
     Consumed(Option<Consumed>),
     Backlog(Option<Consumed>),
+    Recalled(Recalled),
     Done(Done),
     Time,
     Stop,
@@ -118,6 +121,7 @@ impl Shell {
             clock: Clock::new(),
             consumer: Some(parts.bus.consume(Queue::Partition(partition), prefetch)),
             backlog: Backlog::new(partition, prefetch),
+            past: Past::new(partition),
             parts,
             unsettled: HashMap::new(),
             last_delivery: 0,
@@ -132,9 +136,11 @@ impl Shell {
         let mut draining = false;
         while !(draining && self.engine.is_idle() && self.under_way.is_empty()) {
             match self.wait(&stopping, draining).await {
-                Wake::Consumed(Some(Consumed::Delivery(delivery))) => {
-                    self.backlog.open(self.parts.bus.as_ref());
+                Wake::Consumed(Some(Consumed::Delivery(delivery))) if self.past.is_known() => {
                     self.take(delivery, Source::Intake);
+                }
+                Wake::Consumed(Some(Consumed::Delivery(delivery))) => {
+                    self.past.hold(delivery, &self.parts.bus);
                 }
                 Wake::Consumed(Some(Consumed::Lost)) => self.lost(),
                 Wake::Consumed(None) => self.consumer = None,
@@ -143,6 +149,7 @@ impl Shell {
                 }
                 Wake::Backlog(Some(Consumed::Lost)) => self.abandon(Some(Source::Backlog)),
                 Wake::Backlog(None) => self.backlog.close(),
+                Wake::Recalled(recalled) => self.recall(recalled),
                 Wake::Done(Done::Tell(inputs)) => self.tell_all(inputs),
                 Wake::Done(Done::Delivered(delivered)) => {
                     if let Some(round) = delivered.again {
@@ -184,6 +191,12 @@ impl Shell {
             }
             self.backlog.next().await
         };
+        let recalled = async {
+            if draining {
+                return pending().await;
+            }
+            self.past.next().await
+        };
         let done = async {
             match self.under_way.next().await {
                 Some(done) => done,
@@ -196,7 +209,25 @@ impl Shell {
             () = stopping.cancelled(), if !draining => Wake::Stop,
             consumed = consumed => Wake::Consumed(consumed),
             consumed = from_backlog => Wake::Backlog(consumed),
+            recalled = recalled => Wake::Recalled(recalled),
             () = tokio::time::sleep(sleep) => Wake::Time,
+        }
+    }
+
+    /// The engine learns what was noted before; then it gets its first deliveries, and the backlog's.
+    fn recall(&mut self, recalled: Recalled) {
+        match recalled {
+            Recalled::Note(note) => self.engine.restore(note),
+            Recalled::Unreadable(error) => {
+                let partition = self.partition;
+                tracing::error!(partition, %error, "a note of the changelog is left out; repeats may go out again");
+            }
+            Recalled::All(waiting) => {
+                self.backlog.open(self.parts.bus.as_ref());
+                for delivery in waiting {
+                    self.take(delivery, Source::Intake);
+                }
+            }
         }
     }
 
@@ -263,6 +294,7 @@ impl Shell {
     /// Another worker may be active now: the backlog is let go as well.
     fn lost(&mut self) {
         self.backlog.close();
+        self.past.lost();
         self.abandon(None);
         self.tell(Input::Lost);
     }
@@ -309,6 +341,7 @@ impl Shell {
                 Output::RefreshToken(portal_id) => self.refresh_token(portal_id),
                 Output::Publish { publish, event } => self.to_publish.push((publish, *event)),
                 Output::Bury { publish, letter } => self.bury(publish, *letter),
+                Output::Note { id, note } => self.note(id, &note),
                 Output::Ack(delivery) => self.acknowledge(delivery),
                 Output::SetAside(delivery) => self.set_aside(delivery, Duration::ZERO),
                 Output::Ended(ending) => {
@@ -348,6 +381,14 @@ impl Shell {
             parts.bury(letter).await;
             let ending = Ending::Dead;
             Done::Tell(vec![Input::Published { publish, ending }])
+        }));
+    }
+
+    fn note(&self, id: NoteId, note: &Note) {
+        let (parts, partition, body) = (self.parts.clone(), self.partition, note.encode());
+        self.under_way.push(Box::pin(async move {
+            parts.note(partition, id, body).await;
+            Done::Tell(vec![Input::Noted(id)])
         }));
     }
 
@@ -413,6 +454,7 @@ impl Shell {
     /// Flushes what was settled and releases the partition.
     async fn close(mut self) {
         self.abandon(None);
+        self.past.lost();
         self.backlog.close();
         if let Some(consumer) = self.consumer.take() {
             consumer.close().await;
@@ -433,6 +475,7 @@ impl Drop for Shell {
     /// A shell that is stopped in the middle lets go of what it did not settle: it comes again.
     fn drop(&mut self) {
         self.abandon(None);
+        self.past.lost();
         self.show(EngineStats::default());
     }
 }

@@ -18,9 +18,13 @@ type Of = (PortalId, Key);
 pub struct Checks {
     /// Every event that HubSpot sent and the receiver answered.
     accepted: BTreeMap<EventId, Event>,
-    /// The records that an event went out for, in confirmed messages.
-    confirmed: BTreeMap<EventId, BTreeSet<Key>>,
+    /// The records that an event went out for, in confirmed messages, and their versions.
+    confirmed: BTreeMap<EventId, BTreeMap<Key, Version>>,
+    /// Of what was acknowledged, whichever engine did it: the newest version of each record, and the newest state.
+    settled: BTreeMap<Of, Version>,
     dead: BTreeSet<EventId>,
+    /// What went out last of each record, whichever engine sent it.
+    landed: BTreeMap<Of, Version>,
     life: Life,
     /// Whether the engine was ever lost or begun anew, so that counts need not add up.
     pub disturbed: bool,
@@ -100,13 +104,15 @@ impl Checks {
             return Ok(());
         }
         let last = last.map(|(version, _)| version);
+        let last = last.into_iter().chain(self.settled.get(&of).cloned()).max();
         if last.as_ref().is_some_and(|last| data.version <= *last) {
             return Err(format!(
                 "{}: version {} after {last:?}",
                 message.subject, data.version
             ));
         }
-        check_version(message, last.as_ref())?;
+        check_version(message, self.landed.get(&of))?;
+        self.landed.insert(of.clone(), data.version.clone());
         self.life
             .versions
             .insert(of.clone(), (data.version.clone(), message.id.clone()));
@@ -118,7 +124,7 @@ impl Checks {
                 .life
                 .messages
                 .insert(event.id.clone(), message.id.clone());
-            if before.is_some() {
+            if before.is_some() || self.acknowledged_ids.contains(&event.id) {
                 return Err(format!(
                     "{}: event {} went out twice",
                     message.subject, event.id
@@ -157,10 +163,8 @@ impl Checks {
     pub fn confirmed(&mut self, message: &EnrichedEvent) {
         let (_, key) = of(message);
         for event in &message.data.events {
-            self.confirmed
-                .entry(event.id.clone())
-                .or_default()
-                .insert(key.clone());
+            let versions = self.confirmed.entry(event.id.clone()).or_default();
+            versions.insert(key.clone(), message.data.version.clone());
         }
     }
 
@@ -182,12 +186,17 @@ impl Checks {
             }
             self.acknowledged += 1;
             self.acknowledged_ids.insert(event.id.clone());
+            for (key, version) in self.confirmed.get(&event.id).into_iter().flatten() {
+                let of = (event.portal_id.clone(), key.clone());
+                let newest = self.settled.entry(of).or_insert_with(|| version.clone());
+                *newest = version.clone().max(newest.clone());
+            }
         }
         Ok(())
     }
 
     fn has_ended(&self, event: &Event, hubspot: &HubSpot) -> bool {
-        let parts = self.confirmed.get(&event.id).map_or(0, BTreeSet::len);
+        let parts = self.confirmed.get(&event.id).map_or(0, BTreeMap::len);
         parts >= parts_of(event)
             || self.dead.contains(&event.id)
             || hubspot

@@ -187,7 +187,7 @@ impl HubSpot {
                     let stale = dice.chance(weather.stale);
                     coverage.note_if(stale, "stale read");
                     let lag = if stale {
-                        dice.millis(100, 3_000)
+                        dice.millis(100, 8_000)
                     } else {
                         Duration::ZERO
                     };

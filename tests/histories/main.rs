@@ -80,6 +80,7 @@ fn told(seed: u64) -> Vec<String> {
     world.trace.unwrap_or_default()
 }
 
+#[expect(clippy::disallowed_methods, reason = "a test has no configuration")]
 fn number_of(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(

@@ -45,6 +45,7 @@ pub fn output(output: &Output) -> String {
                 list(letter.events.iter().map(event))
             )
         }
+        Output::Note { id, note } => format!("note {}: {} entries", id.0, note.entries.len()),
         other => format!("{other:?}"),
     }
 }

@@ -12,6 +12,8 @@ pub struct Weather {
     pub actions: u64,
     /// Between two actions in HubSpot, at most, in milliseconds.
     pub pace_ms: u64,
+    /// HubSpot and destinations are well: nothing may be stuck.
+    pub fair: bool,
     pub half_budget: bool,
     pub associations: bool,
     /// HubSpot's clock against ours, in milliseconds.
@@ -45,7 +47,7 @@ pub struct Weather {
 impl Weather {
     pub fn new(dice: &mut Dice) -> Self {
         let calls = |dice: &mut Dice| Self::rate(dice, 200);
-        Self {
+        let mut weather = Self {
             portals: dice.between(1, 3),
             window: usize::try_from(dice.between(2, 40)).unwrap_or(2),
             actions: dice.between(5, 60),
@@ -74,7 +76,33 @@ impl Weather {
             lost_session: Self::rate(dice, 40),
             lost_backlog: Self::rate(dice, 40),
             crash: Self::rate(dice, 20),
+            fair: dice.chance(250),
+        };
+        if weather.fair {
+            weather.mend();
         }
+        weather
+    }
+
+    /// HubSpot and the destinations are well.
+    fn mend(&mut self) {
+        for rate in [
+            &mut self.limited,
+            &mut self.locked,
+            &mut self.unavailable,
+            &mut self.timed_out,
+            &mut self.disconnected,
+            &mut self.unreadable,
+            &mut self.forbidden,
+            &mut self.slow,
+            &mut self.revoked,
+            &mut self.refused_publish,
+            &mut self.lost_confirm,
+            &mut self.slow_confirm,
+        ] {
+            *rate = 0;
+        }
+        self.others = false;
     }
 
     /// Nothing goes wrong any more.
@@ -83,6 +111,7 @@ impl Weather {
             window: self.window,
             associations: self.associations,
             half_budget: self.half_budget,
+            fair: self.fair,
             clock_ahead_ms: self.clock_ahead_ms,
             poison: self.poison,
             ..Self::default()

@@ -21,6 +21,8 @@ use crate::weather::Weather;
 const START_MS: i64 = 1_763_892_000_000;
 /// After the last fault everything must have ended by then: the token probe, backoff and rotation are minutes.
 const QUIET_WITHIN: Duration = Duration::from_secs(2 * 3_600);
+/// When all is well, whatever was taken up ends by then.
+const STUCK_AFTER: Duration = Duration::from_secs(50);
 const STEPS_MAX: u64 = 100_000;
 /// An acknowledgement younger than this may not have reached the broker when the session breaks.
 const ACK_TRAVELS: Duration = Duration::from_millis(20);
@@ -65,6 +67,16 @@ enum Happening {
         life: u64,
         tag: u64,
     },
+    Noting {
+        life: u64,
+        id: NoteId,
+        note: Vec<u8>,
+        tries: u32,
+    },
+    Noted {
+        life: u64,
+        id: NoteId,
+    },
     Connect {
         life: u64,
     },
@@ -87,6 +99,7 @@ struct Message {
 
 struct Taken {
     from: Source,
+    since: Millis,
     message: Message,
 }
 
@@ -114,6 +127,8 @@ pub struct World {
     /// Events on their way to the receiver.
     notified: BTreeMap<(Millis, u64), Event>,
     bus: Bus,
+    /// The changelog.
+    notes: Vec<Vec<u8>>,
     plans: Plans,
     share: Share,
     engine: Engine,
@@ -164,6 +179,7 @@ impl World {
             engine: Engine::new(plans.clone(), seed)
                 .with_budget_share(share)
                 .with_window(weather.window),
+            notes: Vec::new(),
             plans,
             share,
             life: 0,
@@ -320,6 +336,13 @@ impl World {
             Happening::AsideDone { life, tag } if life == self.life => {
                 self.bus.unsettled.remove(&tag);
             }
+            Happening::Noting {
+                life,
+                id,
+                note,
+                tries,
+            } if life == self.life => self.write_note(id, note, tries),
+            Happening::Noted { life, id } if life == self.life => self.tell(Input::Noted(id))?,
             Happening::Connect { life } if life == self.life => {
                 self.bus.connected = true;
                 self.schedule(Duration::from_secs(60), Happening::Notice { life });
@@ -492,6 +515,30 @@ impl World {
         Ok(())
     }
 
+    /// The changelog takes a note, and says so; or takes it and is not heard; or does not take it.
+    fn write_note(&mut self, id: NoteId, note: Vec<u8>, tries: u32) {
+        let life = self.life;
+        let refused = self.dice.chance(self.weather.refused_publish);
+        if !refused {
+            self.notes.push(note.clone());
+        }
+        if refused || self.dice.chance(self.weather.lost_confirm) {
+            let delay = Duration::from_millis(200 << tries.min(5));
+            self.schedule(
+                delay,
+                Happening::Noting {
+                    life,
+                    id,
+                    note,
+                    tries: tries + 1,
+                },
+            );
+        } else {
+            let delay = self.dice.millis(0, 30);
+            self.schedule(delay, Happening::Noted { life, id });
+        }
+    }
+
     /// What goes wrong between relay and broker.
     fn strike(&mut self) -> Result<(), String> {
         if self.dice.chance(self.weather.crash) {
@@ -517,7 +564,18 @@ impl World {
         self.engine = Engine::new(self.plans.clone(), self.life)
             .with_budget_share(self.share)
             .with_window(self.weather.window);
+        self.restore();
         self.checks.new_life();
+    }
+
+    /// The engine learns what the one before it noted.
+    fn restore(&mut self) {
+        for note in &self.notes {
+            match Note::decode(note) {
+                Ok(note) => self.engine.restore(note),
+                Err(error) => panic!("a note cannot be read: {error}"),
+            }
+        }
     }
 
     fn lose_session(&mut self) {
@@ -580,7 +638,15 @@ impl World {
             bus.last_tag += 1;
             let tag = bus.last_tag;
             let events = message.events.clone();
-            bus.unsettled.insert(tag, Taken { from, message });
+            let since = self.now;
+            bus.unsettled.insert(
+                tag,
+                Taken {
+                    from,
+                    since,
+                    message,
+                },
+            );
             self.tell(Input::Batch {
                 delivery: DeliveryId(tag),
                 events,
@@ -646,12 +712,14 @@ impl World {
             Output::SetAside(delivery) => {
                 self.coverage.note("set aside");
                 self.checks.set_aside = true;
-                let taken = self
-                    .bus
-                    .unsettled
-                    .get(&delivery.0)
-                    .map(|taken| taken.message.clone());
-                if let Some(message) = taken {
+                if let Some(taken) = self.bus.unsettled.get(&delivery.0) {
+                    if self.weather.fair && self.now.since(taken.since) > STUCK_AFTER {
+                        return Err(format!(
+                            "delivery {} was stuck, though all was well",
+                            delivery.0
+                        ));
+                    }
+                    let message = taken.message.clone();
                     let delay = self.dice.millis(1, 50);
                     self.schedule(
                         delay,
@@ -662,6 +730,19 @@ impl World {
                         },
                     );
                 }
+            }
+            Output::Note { id, note } => {
+                let delay = self.dice.millis(0, 10);
+                let note = note.encode();
+                self.schedule(
+                    delay,
+                    Happening::Noting {
+                        life,
+                        id,
+                        note,
+                        tries: 0,
+                    },
+                );
             }
             Output::Ended(ending) => self.checks.ended(ending),
         }

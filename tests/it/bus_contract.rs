@@ -7,14 +7,18 @@ use std::time::Duration;
 
 use crm_relay::bus::embedded::{Embedded, EmbeddedError, EmbeddedOptions};
 use crm_relay::bus::rabbitmq::{RabbitMq, RabbitMqError, RabbitMqOptions};
-use crm_relay::bus::{Bus, Consumed, MESSAGE_BYTES_MAX, Outgoing, PublishError, Queue, Target};
+use crm_relay::bus::{
+    Bus, Consumed, MESSAGE_BYTES_MAX, Outgoing, PublishError, Queue, StoredNote, Target,
+};
 use crm_relay::event::{Millis, RoutingKey};
 use crm_relay::metrics::Metrics;
 use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
 
 use crate::helpers::broker::{self, Broker, unique_prefix};
 use crate::helpers::bus::{
-    await_connected, destination, drain, message, next, next_delivery, options, start, take, to,
+    PATIENCE, await_connected, destination, drain, message, next, next_delivery, options, start,
+    take, to,
 };
 
 /// A bus with a store of its own, to be opened by one test.
@@ -208,6 +212,44 @@ mod contract {
         bus.close().await;
     }
 
+    /// The changelog's messages after a place, as id and place.
+    async fn noted(bus: &dyn Bus, partition: u16, after: Option<u64>) -> Vec<(String, u64)> {
+        let (sender, mut receiver) = mpsc::channel(10);
+        let gather = async {
+            let mut notes = Vec::new();
+            while let Some(StoredNote { position, note }) = receiver.recv().await {
+                notes.push((String::from_utf8(note.to_vec()).unwrap(), position));
+            }
+            notes
+        };
+        let read = bus.read_changelog(partition, after, sender);
+        let (read, notes) = tokio::time::timeout(PATIENCE, async { tokio::join!(read, gather) })
+            .await
+            .expect("the changelog is read in time");
+        read.unwrap();
+        notes
+    }
+
+    pub async fn a_changelog_is_read_from_any_place_and_survives_a_crash(fixture: impl Fixture) {
+        let bus = fixture.open().await;
+        assert!(noted(&*bus, 1, None).await.is_empty());
+        publish(&*bus, &Target::Changelog(1), ids(1_200)).await;
+        publish(&*bus, &Target::Changelog(0), ["other".to_owned()]).await;
+        let all = noted(&*bus, 1, None).await;
+        let read: Vec<_> = all.iter().map(|(id, _)| id.clone()).collect();
+        assert_eq!(read, ids(1_200));
+        assert!(all.is_sorted_by_key(|(_, place)| *place));
+        let bus = fixture.crash(bus).await;
+        publish(&*bus, &Target::Changelog(1), ["later".to_owned()]).await;
+        let rest = noted(&*bus, 1, Some(all[1_000].1)).await;
+        assert_eq!(rest.len(), 200);
+        assert_eq!(rest[..199], all[1_001..]);
+        assert_eq!(rest[199].0, "later");
+        let none = noted(&*bus, 1, Some(rest[199].1)).await;
+        assert!(none.is_empty(), "{none:?}");
+        bus.close().await;
+    }
+
     pub async fn closing_the_bus_ends_consumers_and_publishes(fixture: impl Fixture) {
         let bus = fixture.open().await;
         let mut consumer = bus.consume(QUEUE, 10);
@@ -356,6 +398,7 @@ mod on_rabbitmq {
         what_is_not_settled_comes_again_after_the_consumer_closes,
         one_consumer_is_active_and_hands_over_when_it_closes,
         what_is_set_aside_waits_beside_its_partition,
+        a_changelog_is_read_from_any_place_and_survives_a_crash,
         closing_the_bus_ends_consumers_and_publishes,
     }
 
@@ -668,6 +711,7 @@ mod on_embedded {
         what_is_not_settled_comes_again_after_the_consumer_closes,
         one_consumer_is_active_and_hands_over_when_it_closes,
         what_is_set_aside_waits_beside_its_partition,
+        a_changelog_is_read_from_any_place_and_survives_a_crash,
         closing_the_bus_ends_consumers_and_publishes,
         what_is_confirmed_survives_a_crash,
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use bytesize::ByteSize;
 use crm_relay::bus::{
-    Bus, BusUnavailable, Consumer, Outgoing, PublishError, Queue, Target, partition_of,
+    Bus, BusUnavailable, Consumer, Outgoing, PublishError, Queue, StoredNote, Target, partition_of,
 };
 use crm_relay::config::{AppConfig, Config, OneOrMany, Secret, SignatureVersion};
 use crm_relay::event::{Batch, DeadLetter, Millis, RawContent};
@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::StatusCode;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 const PUBLIC_URL: &str = "https://relay.example.com/hubspot/webhook";
 const PATH: &str = "/hubspot/webhook";
@@ -79,6 +79,15 @@ impl Bus for MemoryBus {
 
     fn consume(&self, _: Queue, prefetch: u16) -> Consumer {
         Consumer::spawn(prefetch, |_| tokio::spawn(async {}))
+    }
+
+    fn read_changelog(
+        &self,
+        _: u16,
+        _: Option<u64>,
+        _: mpsc::Sender<StoredNote>,
+    ) -> BoxFuture<'_, Result<(), BusUnavailable>> {
+        unreachable!("nobody reads it here")
     }
 
     fn depth(&self, _: Queue) -> BoxFuture<'_, Result<u64, BusUnavailable>> {

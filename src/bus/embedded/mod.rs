@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Bus, BusUnavailable, Consumer, ConsumerFeed, MESSAGE_BYTES_MAX, Outgoing, PublishError, Queue,
-    Target,
+    StoredNote, Target,
 };
 use crate::metrics::{Metrics, seconds};
 
@@ -148,7 +148,13 @@ impl Embedded {
                     Target::Backlog(number) if number < self.partitions => {
                         (QueueId::backlog(number), None)
                     }
-                    Target::Partition(_) | Target::Backlog(_) | Target::Destination(_) => {
+                    Target::Changelog(number) if number < self.partitions => {
+                        (QueueId::changelog(number), None)
+                    }
+                    Target::Partition(_)
+                    | Target::Backlog(_)
+                    | Target::Changelog(_)
+                    | Target::Destination(_) => {
                         return Some(Err(PublishError::Unroutable));
                     }
                 };
@@ -196,6 +202,36 @@ impl Embedded {
                 .inc();
         }
         metrics.bus_publish_duration_seconds.observe(seconds(took));
+    }
+
+    async fn read_notes(
+        &self,
+        partition: u16,
+        after: Option<u64>,
+        notes: mpsc::Sender<StoredNote>,
+    ) -> Result<(), BusUnavailable> {
+        let mut after = i64::try_from(after.unwrap_or(0)).map_err(|_| BusUnavailable)?;
+        let changelog = QueueId::changelog(partition);
+        loop {
+            let (done, found) = oneshot::channel();
+            let command = Command::Notes {
+                changelog,
+                after,
+                done,
+            };
+            let sent = self.handle.commands.send(command).await;
+            sent.map_err(|_| BusUnavailable)?;
+            let found = found.await.map_err(|_| BusUnavailable)?;
+            let Some(last) = found.last() else {
+                return Ok(());
+            };
+            after = i64::try_from(last.position).map_err(|_| BusUnavailable)?;
+            for note in found {
+                if notes.send(note).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
     }
 
     async fn count_queue(&self, queue: Queue) -> Result<u64, BusUnavailable> {
@@ -270,6 +306,15 @@ impl Bus for Embedded {
         })
     }
 
+    fn read_changelog(
+        &self,
+        partition: u16,
+        after: Option<u64>,
+        notes: mpsc::Sender<StoredNote>,
+    ) -> BoxFuture<'_, Result<(), BusUnavailable>> {
+        self.read_notes(partition, after, notes).boxed()
+    }
+
     fn depth(&self, queue: Queue) -> BoxFuture<'_, Result<u64, BusUnavailable>> {
         self.count_queue(queue).boxed()
     }
@@ -318,6 +363,7 @@ fn label(target: &Target) -> &'static str {
     match target {
         Target::Partition(_) => "partition",
         Target::Backlog(_) => "backlog",
+        Target::Changelog(_) => "changelog",
         Target::Destination(_) => "destination",
         Target::DeadLetters(_) => "dead_letters",
         Target::Topic(_) => "topic",

@@ -9,7 +9,7 @@ use super::error::{EmbeddedError, is_corruption};
 use super::store::Store;
 
 /// Goes up with every change of the tables; kept in `user_version`.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// A database up to this size is checked as a whole at open. A larger one would hold up the start for too
 /// long; SQLite still reports damage where it meets it, and the writer then stops.
 const CHECKED_BYTES_MAX: u64 = 512 * 1024 * 1024;
@@ -44,6 +44,18 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE INDEX messages_by_queue ON messages (queue, seq);
     CREATE TABLE deliveries (seq INTEGER PRIMARY KEY, count INTEGER NOT NULL) STRICT;
+";
+
+/// Since version 2. Places rise for ever, also after the last note of a changelog was forgotten.
+const NOTES_SCHEMA: &str = "
+    CREATE TABLE notes (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        partition INTEGER NOT NULL,
+        at INTEGER NOT NULL, -- milliseconds since the epoch
+        body BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX notes_by_partition ON notes (partition, seq);
+    CREATE INDEX notes_by_age ON notes (partition, at);
 ";
 
 /// Opens the database at `path`, making its tables in an empty file.
@@ -108,6 +120,7 @@ fn prepare_schema(
     match found {
         SCHEMA_VERSION => Ok(()),
         0 => make_schema(connection, partitions).map_err(sqlite_error(path)),
+        1 => add_notes(connection).map_err(sqlite_error(path)),
         _ => Err(EmbeddedError::Newer {
             path: path.to_owned(),
             found,
@@ -118,9 +131,15 @@ fn prepare_schema(
 
 fn make_schema(connection: &Connection, partitions: u16) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
-        "BEGIN IMMEDIATE; {SCHEMA}
+        "BEGIN IMMEDIATE; {SCHEMA} {NOTES_SCHEMA}
          INSERT INTO settings (name, value) VALUES ('partitions', {partitions});
          PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+    ))
+}
+
+fn add_notes(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!(
+        "BEGIN IMMEDIATE; {NOTES_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
     ))
 }
 

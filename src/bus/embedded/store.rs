@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use rusqlite::{Connection, Row, Transaction, TransactionBehavior, params};
 
-use crate::bus::Message;
+use crate::bus::{CHANGELOG_KEEP, Message, StoredNote};
+use crate::event::Millis;
 
 /// How often a message may be delivered again before it becomes a dead letter, as `x-delivery-limit` counts.
 pub(super) const DELIVERY_LIMIT: u32 = 100;
@@ -17,7 +18,8 @@ pub(super) const DELIVERY_LIMIT_KEY: &str = "consume.delivery_limit";
 /// The most bytes of bodies one fetch brings, give or take the last message: publishers wait meanwhile.
 const FETCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// A queue of the store: a partition's number, [`QueueId::DEAD_LETTERS`], or below that a backlog.
+/// A queue of the store: a partition's number, [`QueueId::DEAD_LETTERS`], or below that a backlog. A changelog has a number
+/// too, but no consumers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct QueueId(i64);
 
@@ -35,6 +37,16 @@ impl QueueId {
         Self(Self::DEAD_LETTERS.0 - 1 - i64::from(number))
     }
 
+    /// The changelog of a partition.
+    pub(super) fn changelog(number: u16) -> Self {
+        Self(CHANGELOGS + i64::from(number))
+    }
+
+    /// The partition whose changelog it is.
+    pub(super) fn changelog_of(self) -> Option<i64> {
+        (self.0 >= CHANGELOGS).then(|| self.0 - CHANGELOGS)
+    }
+
     /// Its place in a list that has the dead letters first and then each partition with its backlog.
     pub(super) fn index(self) -> usize {
         let index = match self.0 - Self::DEAD_LETTERS.0 {
@@ -44,6 +56,11 @@ impl QueueId {
         usize::try_from(index).expect("it is not negative")
     }
 }
+
+/// The number of the first changelog: beyond every partition's.
+const CHANGELOGS: i64 = 1 << 16;
+/// The most notes that one look brings.
+const NOTES_MAX: i64 = 512;
 
 /// A message to append, and the key it was published by where its queue keeps that.
 #[derive(Debug)]
@@ -145,6 +162,9 @@ impl Round<'_> {
     /// # Errors
     /// SQLite's, here and below.
     pub(super) fn append(&mut self, appended: &Appended) -> rusqlite::Result<()> {
+        if let Some(partition) = appended.queue.changelog_of() {
+            return self.append_note(partition, &appended.message, Millis::now());
+        }
         let seq = self.take_seq();
         let message = &appended.message;
         self.transaction
@@ -162,6 +182,41 @@ impl Round<'_> {
                 &message.body[..],
             ])?;
         Ok(())
+    }
+
+    /// Appends to a changelog, and forgets what is too old in it.
+    fn append_note(&self, partition: i64, message: &Message, now: Millis) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached("INSERT INTO notes (partition, at, body) VALUES (?1, ?2, ?3)")?
+            .execute(params![partition, now.as_i64(), &message.body[..]])?;
+        let keep = i64::try_from(CHANGELOG_KEEP.as_millis()).expect("three days fit");
+        self.transaction
+            .prepare_cached("DELETE FROM notes WHERE partition = ?1 AND at < ?2")?
+            .execute([partition, now.as_i64() - keep])?;
+        Ok(())
+    }
+
+    /// The notes of a changelog after a place, oldest first: none when there are no more.
+    pub(super) fn notes(
+        &self,
+        changelog: QueueId,
+        after: i64,
+    ) -> rusqlite::Result<Vec<StoredNote>> {
+        let note = |row: &Row<'_>| {
+            Ok(StoredNote {
+                position: row.get::<_, i64>(0)?.unsigned_abs(),
+                note: Bytes::copy_from_slice(row.get_ref(1)?.as_blob()?),
+            })
+        };
+        self.transaction
+            .prepare_cached(
+                "SELECT seq, body FROM notes WHERE partition = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
+            )?
+            .query_map(
+                params![changelog.changelog_of(), after, NOTES_MAX],
+                note,
+            )?
+            .collect()
     }
 
     /// Takes messages out for a consumer, and counts each as delivered.

@@ -16,7 +16,7 @@ use super::error::passes;
 use super::folder::Folder;
 use super::signals::Signals;
 use super::store::{Appended, Fetched, QueueId, Round, Store, Wanted};
-use crate::bus::{PublishError, RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN, Settlement};
+use crate::bus::{PublishError, RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN, Settlement, StoredNote};
 
 /// Commands that may wait for the writer.
 pub(super) const COMMANDS_MAX: usize = 1_024;
@@ -45,6 +45,12 @@ pub(super) enum Command {
         settled: Vec<(i64, Settlement)>,
         done: oneshot::Sender<()>,
     },
+    /// Read on in a changelog.
+    Notes {
+        changelog: QueueId,
+        after: i64,
+        done: oneshot::Sender<Vec<StoredNote>>,
+    },
     /// Count a queue's messages.
     Depth {
         queue: QueueId,
@@ -68,6 +74,7 @@ enum Answer {
     Appended(oneshot::Sender<Result<(), PublishError>>, Vec<QueueId>),
     Fetched(oneshot::Sender<Fetched>, Fetched),
     Settled(oneshot::Sender<()>),
+    Notes(oneshot::Sender<Vec<StoredNote>>, Vec<StoredNote>),
     Depth(oneshot::Sender<u64>, u64),
 }
 
@@ -287,6 +294,14 @@ fn execute(
                     Settlement::Fail => Ok(()),
                 })
         }
+        Command::Notes {
+            changelog,
+            after,
+            done,
+        } => {
+            answers.push(Answer::Notes(done, round.notes(changelog, after)?));
+            Ok(())
+        }
         Command::Depth { queue, done } => {
             answers.push(Answer::Depth(done, round.depth(queue)?));
             Ok(())
@@ -300,9 +315,10 @@ fn give(answer: Answer, signals: &Signals) {
     match answer {
         Answer::Appended(done, queues) => {
             let _ = done.send(Ok(()));
-            queues.into_iter().for_each(|queue| {
-                signals.lane(queue).appended.notify_one();
-            });
+            let consumed = queues
+                .into_iter()
+                .filter(|queue| queue.changelog_of().is_none());
+            consumed.for_each(|queue| signals.lane(queue).appended.notify_one());
         }
         Answer::Fetched(done, fetched) => {
             if fetched.dead > 0 {
@@ -312,6 +328,9 @@ fn give(answer: Answer, signals: &Signals) {
         }
         Answer::Settled(done) => {
             let _ = done.send(());
+        }
+        Answer::Notes(done, notes) => {
+            let _ = done.send(notes);
         }
         Answer::Depth(done, depth) => {
             let _ = done.send(depth);

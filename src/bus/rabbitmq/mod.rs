@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use lapin::types::ShortString;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,9 +21,13 @@ use self::error::SessionError;
 use self::publisher::Verdict;
 use self::session::{Keeper, Session};
 use self::topology::Topology;
-use super::{Bus, BusUnavailable, Consumer, Outgoing, PublishError, Queue, Target};
+use super::{
+    Bus, BusUnavailable, Consumer, Message, Outgoing, PublishError, Queue, StoredNote, Target,
+};
+use crate::event::{IdentityHasher, Millis};
 use crate::metrics::{Metrics, seconds};
 
+mod changelog;
 mod consumer;
 mod error;
 mod publisher;
@@ -148,6 +152,48 @@ impl RabbitMq {
         }
     }
 
+    async fn read_stream(
+        &self,
+        partition: u16,
+        after: Option<u64>,
+        notes: mpsc::Sender<StoredNote>,
+    ) -> Result<(), BusUnavailable> {
+        let session = self.present_session().ok_or(BusUnavailable)?;
+        let end = self.mark_end(partition).await?;
+        let name = self.topology.changelog(partition);
+        let read = changelog::read(&session, &name, after, &end, &notes);
+        tokio::select! {
+            () = session.ended() => Err(BusUnavailable),
+            () = self.closing.cancelled() => Err(BusUnavailable),
+            read = read => read.map_err(|error| {
+                tracing::warn!(queue = name, %error, "the changelog cannot be read");
+                BusUnavailable
+            }),
+        }
+    }
+
+    /// Publishes an end mark that no other reader has. Returns its message id.
+    async fn mark_end(&self, partition: u16) -> Result<String, BusUnavailable> {
+        let mut hasher = IdentityHasher::new("changelog end");
+        hasher.field(&std::process::id().to_string());
+        hasher.field(&Millis::now().to_string());
+        hasher.field(&format!("{:?}", Instant::now()));
+        let id = hasher.finish().to_string();
+        let mark = Outgoing {
+            target: Target::Changelog(partition),
+            message: Message {
+                id: id.clone(),
+                content_type: "application/octet-stream".to_owned(),
+                kind: changelog::END_KIND.to_owned(),
+                body: bytes::Bytes::new(),
+            },
+        };
+        match self.publish_counted(vec![mark]).await[..] {
+            [Ok(())] => Ok(id),
+            _ => Err(BusUnavailable),
+        }
+    }
+
     async fn stop(&self) {
         self.closing.cancel();
         let keeper = self
@@ -190,6 +236,15 @@ impl Bus for RabbitMq {
         })
     }
 
+    fn read_changelog(
+        &self,
+        partition: u16,
+        after: Option<u64>,
+        notes: mpsc::Sender<StoredNote>,
+    ) -> BoxFuture<'_, Result<(), BusUnavailable>> {
+        Box::pin(self.read_stream(partition, after, notes))
+    }
+
     fn depth(&self, queue: Queue) -> BoxFuture<'_, Result<u64, BusUnavailable>> {
         Box::pin(self.inspect(queue))
     }
@@ -229,6 +284,7 @@ fn label(target: &Target) -> &'static str {
     match target {
         Target::Partition(_) => "partition",
         Target::Backlog(_) => "backlog",
+        Target::Changelog(_) => "changelog",
         Target::Destination(_) => "destination",
         Target::DeadLetters(_) => "dead_letters",
         Target::Topic(_) => "topic",

@@ -267,6 +267,7 @@ fn prepare(
     let (exchange, routing_key) = match target {
         Target::Partition(n) => (topology.intake(), n.to_string()),
         Target::Backlog(n) => (String::new(), topology.queue(&Queue::Backlog(n))),
+        Target::Changelog(n) => (String::new(), topology.changelog(n)),
         Target::Destination(name) => (String::new(), topology.queue(&Queue::Destination(name))),
         Target::DeadLetters(key) => (topology.dead(), key),
         Target::Topic(keys) => {

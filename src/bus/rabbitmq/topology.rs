@@ -12,7 +12,7 @@ use lapin::{Channel, Connection, ExchangeKind};
 
 use super::error::{RabbitMqError, SessionError, within};
 use super::{DestinationQueue, RabbitMqOptions};
-use crate::bus::Queue;
+use crate::bus::{CHANGELOG_KEEP, Queue};
 
 /// How often a batch is delivered before the broker itself dead-letters it. 4.x would do so at the 21st.
 const PARTITION_DELIVERY_LIMIT: i32 = 100;
@@ -22,6 +22,11 @@ const PARTITION_DELIVERY_LIMIT: i32 = 100;
 const NO_DELIVERY_LIMIT: i32 = i32::MAX;
 /// The key of what the broker itself dead-letters.
 const DELIVERY_LIMIT_KEY: &str = "consume.delivery_limit";
+/// The most bytes of a changelog, so that a flood of events cannot fill the broker's disk. At 60 bytes an event these
+/// are 18 million.
+const CHANGELOG_BYTES_MAX: i64 = 1 << 30;
+/// The size of a changelog's segments.
+const CHANGELOG_SEGMENT_BYTES: i64 = 16 << 20;
 /// How long one answer to a declaration may take. Quorum queues elect a leader first.
 const DECLARE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest name AMQP knows, in bytes.
@@ -82,6 +87,11 @@ impl Topology {
         }
     }
 
+    /// The changelog of a partition.
+    pub(super) fn changelog(&self, n: u16) -> String {
+        format!("{}.changelog.{n}", self.prefix)
+    }
+
     /// Declares everything, on a channel of its own.
     ///
     /// # Errors
@@ -122,9 +132,10 @@ impl Topology {
             .chain([
                 self.queue(&Queue::DeadLetters),
                 self.queue(&Queue::Backlog(u16::MAX)),
+                self.changelog(u16::MAX),
             ])
             .max_by_key(String::len)
-            .expect("there are two names at least");
+            .expect("there are three names at least");
         if longest.len() > NAME_BYTES_MAX {
             return Err(RabbitMqError::Setting {
                 setting: "bus.prefix",
@@ -177,6 +188,8 @@ impl Topology {
             bind(channel, &name, &intake, &n.to_string()).await?;
             let backlog = self.queue(&Queue::Backlog(n));
             declare_queue(channel, &backlog, self.partition_arguments(), "bus.prefix").await?;
+            let changelog = self.changelog(n);
+            declare_queue(channel, &changelog, changelog_arguments(), "bus.prefix").await?;
         }
         Ok(())
     }
@@ -298,6 +311,24 @@ async fn bind(
         .map_err(|error| error.of_declaration(queue, "bus.prefix"))
 }
 
+/// A stream drops whole segments, once all in them is too old or there are too many bytes. Small segments make that
+/// punctual.
+fn changelog_arguments() -> FieldTable {
+    let keep = format!("{}s", CHANGELOG_KEEP.as_secs());
+    let mut table = FieldTable::default();
+    table.insert("x-queue-type".into(), text("stream"));
+    table.insert("x-max-age".into(), text(&keep));
+    table.insert(
+        "x-max-length-bytes".into(),
+        AMQPValue::LongLongInt(CHANGELOG_BYTES_MAX),
+    );
+    table.insert(
+        "x-stream-max-segment-size-bytes".into(),
+        AMQPValue::LongLongInt(CHANGELOG_SEGMENT_BYTES),
+    );
+    table
+}
+
 fn quorum<const N: usize>(arguments: [(&str, AMQPValue); N]) -> FieldTable {
     let mut table = FieldTable::default();
     table.insert("x-queue-type".into(), text("quorum"));
@@ -335,6 +366,7 @@ mod tests {
         let topology = Topology::new(&options("crm", 16)).unwrap();
         assert_eq!(topology.queue(&Queue::Partition(3)), "crm.intake.3");
         assert_eq!(topology.queue(&Queue::Backlog(3)), "crm.backlog.3");
+        assert_eq!(topology.changelog(3), "crm.changelog.3");
         assert_eq!(topology.queue(&Queue::DeadLetters), "crm.dead.letters");
         let destination = Queue::Destination("warehouse".into());
         assert_eq!(topology.queue(&destination), "crm.destination.warehouse");

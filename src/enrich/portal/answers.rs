@@ -312,7 +312,7 @@ impl Portal {
             .active
             .as_ref()
             .map_or(&[][..], |job| &job.events);
-        let sent = self.sent.get(key).and_then(|sent| sent.newest);
+        let sent = ctx.memory.sent(&self.id, key).and_then(|sent| sent.newest);
         let stale = record.updated_at.is_some_and(|at| Some(at) < sent)
             || fresh::is_stale(&record, events, definitions);
         if stale && self.reread(key, job, ctx) {
@@ -391,7 +391,7 @@ impl Portal {
         match record {
             Some(record) if record.id != key.1 => {
                 let survivor = (key.0.clone(), record.id);
-                if self.survivor(survivor.clone()) == *key {
+                if ctx.memory.survivor(&self.id, survivor.clone()) == *key {
                     // The merges we were told of lead back here: following them would never end.
                     self.conclude_record(key, job, RecordOutcome::Missing, ctx);
                 } else {
@@ -410,7 +410,7 @@ impl Portal {
             return;
         };
         self.redirect(old, survivor, ctx);
-        let survivor = self.survivor(survivor.clone());
+        let survivor = ctx.memory.survivor(&self.id, survivor.clone());
         for event in job.events {
             self.append(survivor.clone(), event, Work::Read(Reading::default()), ctx);
         }

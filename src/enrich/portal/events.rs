@@ -14,9 +14,6 @@ use crate::event::{
 
 use super::{Context, Portal};
 
-/// Merges of merges are followed this far.
-const MERGE_CHAIN_MAX: usize = 16;
-
 impl Portal {
     /// Takes an event in. Returns how many jobs it is part of: that many times it must end.
     pub(in crate::enrich) fn arrive(&mut self, event: Event, ctx: &mut Context<'_>) -> usize {
@@ -24,11 +21,12 @@ impl Portal {
             self.progressed_at = ctx.now;
         }
         let subject = event.subject();
-        let key = self.survivor((subject.object_type_id, subject.object_id));
+        let key = (subject.object_type_id, subject.object_id);
+        let key = ctx.memory.survivor(&self.id, key);
         if let EventBody::Object(ObjectEvent { change, .. }) = &event.body {
             match change.clone() {
                 ObjectChange::PrivacyDeleted => return self.erase(key, event, ctx),
-                ObjectChange::Deleted if !self.is_erased(&key) => {
+                ObjectChange::Deleted if !ctx.memory.is_erased(&self.id, &key) => {
                     return self.delete(key, event, ctx);
                 }
                 ObjectChange::Merged {
@@ -39,7 +37,7 @@ impl Portal {
                 _ => {}
             }
         }
-        if self.is_erased(&key) {
+        if ctx.memory.is_erased(&self.id, &key) {
             ctx.effects.end(&event.id, Ending::Purged);
         } else {
             self.note_unknown_property(&key.0, &event, ctx.now);
@@ -51,21 +49,6 @@ impl Portal {
             self.append(key, event, work, ctx);
         }
         1
-    }
-
-    /// Follows merges to the record that an id leads to now.
-    pub(super) fn survivor(&self, mut key: Key) -> Key {
-        for _ in 0..MERGE_CHAIN_MAX {
-            match self.merged.get(&key) {
-                Some(survivor) => key.1 = survivor.clone(),
-                None => break,
-            }
-        }
-        key
-    }
-
-    pub(super) fn is_erased(&self, key: &Key) -> bool {
-        self.erased.get(key).is_some()
     }
 
     /// A property we have no definition of: read the definitions again before the record.
@@ -110,7 +93,7 @@ impl Portal {
 
     /// A privacy deletion cancels all work for the record, and keeps late events from bringing it back.
     pub(super) fn erase(&mut self, key: Key, event: Event, ctx: &mut Context<'_>) -> usize {
-        self.erased.insert(key.clone(), (), ctx.now);
+        ctx.memory.erase(&self.id, &key, ctx.now);
         if let Some(lane) = self.lanes.get_mut(&key) {
             let mut cancelled: Vec<Job> = lane.waiting.drain(..).collect();
             if lane
@@ -161,10 +144,10 @@ impl Portal {
 
     /// Sends what waits for `old`, and what comes later, to `survivor`.
     pub(super) fn redirect(&mut self, old: &Key, survivor: &Key, ctx: &mut Context<'_>) {
-        if old == survivor || self.survivor(survivor.clone()) == *old {
+        if old == survivor || ctx.memory.survivor(&self.id, survivor.clone()) == *old {
             return;
         }
-        self.merged.insert(old.clone(), survivor.1.clone(), ctx.now);
+        ctx.memory.merge(&self.id, old, &survivor.1, ctx.now);
         let Some(lane) = self.lanes.get_mut(old) else {
             return;
         };
@@ -182,7 +165,7 @@ impl Portal {
     /// Puts an event at the end of its record's lane, in the job that waits there if that takes it. An
     /// erased record is not read, whichever way an event leads to it.
     pub(super) fn append(&mut self, key: Key, event: Event, work: Work, ctx: &mut Context<'_>) {
-        if matches!(work, Work::Read(_)) && self.is_erased(&key) {
+        if matches!(work, Work::Read(_)) && ctx.memory.is_erased(&self.id, &key) {
             ctx.effects.end(&event.id, Ending::Purged);
             return;
         }

@@ -5,12 +5,13 @@ use std::time::Duration;
 use crate::enrich::assemble;
 use crate::enrich::cache::{Cached, DEFINITIONS_TTL, OWNERS_TTL, OwnerLookup};
 use crate::enrich::job::{Job, JobId, Key, PagesState, Reading, RecordOutcome, Work};
+use crate::enrich::memory::Sent;
 use crate::enrich::protocol::Ending;
 use crate::enrich::request::Request;
 use crate::event::{EnrichedEvent, Event, EventId, Millis, OwnerId, TombstoneReason, Version};
 use crate::hubspot::call::RecordRead;
 
-use super::{Context, Portal, Sent};
+use super::{Context, Portal};
 
 impl Portal {
     pub(super) fn conclude_record(
@@ -71,7 +72,7 @@ impl Portal {
             job.newest(),
             std::mem::take(&mut job.events),
             reading,
-            ctx.now,
+            ctx,
         );
         self.publish(key, job.id, message, ctx);
     }
@@ -133,50 +134,19 @@ impl Portal {
         newest: Millis,
         events: Vec<Event>,
         reading: Reading,
-        now: Millis,
+        ctx: &mut Context<'_>,
     ) -> EnrichedEvent {
         let updated_at = match &reading.record {
             Some(RecordOutcome::Found(record)) => record.updated_at,
             _ => None,
         };
         let state = updated_at.map_or(newest, |updated_at| updated_at.max(newest));
-        let completed_at = reading.completed_at.unwrap_or_default();
-        let version = self.next_version(key, state, updated_at, now, |state| {
-            Version::of_read(state, completed_at)
-        });
+        let read = Some(reading.completed_at.unwrap_or_default());
+        let of = (&self.id, key);
+        let version = ctx
+            .memory
+            .next_version(of, state, read, updated_at, ctx.now);
         assemble::read(&self.id, key, version, events, reading, &self.shared)
-    }
-
-    /// The version of a message about `state`, later than every one sent of this record: a read that
-    /// comes later knows at least as much, so its state may be taken to be a later one. What it says of the record
-    /// is true since `since`.
-    pub(super) fn next_version(
-        &mut self,
-        key: &Key,
-        mut state: Millis,
-        since: Option<Millis>,
-        now: Millis,
-        version_of: impl Fn(Millis) -> Version,
-    ) -> Version {
-        let mut version = version_of(state);
-        if let Some(last) = self.sent.get(key)
-            && version <= last.version
-        {
-            state = last.state;
-            version = version_of(state);
-            if version <= last.version {
-                state = state.after(Duration::from_millis(1));
-                version = version_of(state);
-            }
-        }
-        let newest = self.sent.get(key).and_then(|last| last.newest);
-        let sent = Sent {
-            state,
-            version: version.clone(),
-            newest: newest.max(since),
-        };
-        self.sent.insert(key.clone(), sent, now);
-        version
     }
 
     /// Sends a job that needs no read. A deletion that is older than what was sent is no news: the record
@@ -190,8 +160,8 @@ impl Portal {
         let is_deletion = tombstone
             .as_ref()
             .is_some_and(|t| t.reason == TombstoneReason::Deleted);
-        let sent = self.sent.get(key).map(|last| &last.version);
-        if is_deletion && sent.is_some_and(|last| Version::of_tombstone(newest) <= *last) {
+        let sent = ctx.memory.sent(&self.id, key).map(Sent::version);
+        if is_deletion && sent.is_some_and(|last| Version::of_tombstone(newest) <= last) {
             job.work = Work::Read(Reading::default());
             self.lanes
                 .entry(key.clone())
@@ -201,11 +171,12 @@ impl Portal {
             self.queue_read(key);
             return;
         }
-        let since = tombstone.is_some().then_some(newest);
-        let version = self.next_version(key, newest, since, ctx.now, |state| match &tombstone {
-            Some(_) => Version::of_tombstone(state),
-            None => Version::of_read(state, Millis::default()),
-        });
+        let (read, since) = match &tombstone {
+            Some(_) => (None, Some(newest)),
+            None => (Some(Millis::default()), None),
+        };
+        let of = (&self.id, key);
+        let version = ctx.memory.next_version(of, newest, read, since, ctx.now);
         let events = std::mem::take(&mut job.events);
         let message = assemble::unread(&self.id, key, version, events, tombstone);
         self.publish(key, job.id, message, ctx);
@@ -255,6 +226,7 @@ impl Portal {
         {
             ids.iter().for_each(|id| ctx.effects.end(id, ending));
             lane.active = None;
+            ctx.memory.confirmed(&self.id, key);
         }
         self.wake_lane(key, ctx);
     }

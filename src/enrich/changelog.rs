@@ -1,0 +1,237 @@
+//! The changelog of a partition: what its engine must not forget, written down before anything is acknowledged.
+//!
+//! Without it, whoever takes the partition over (or the same process after a restart) would send again what HubSpot
+//! repeats for a day, number versions anew, and let a late notification bring an erased record back.
+//!
+//! What came to be known is gathered for a moment and written as one *note*. A delivery is acknowledged when
+//! the note that tells of its events is confirmed: so what is not noted comes again. Messages do not wait.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Millis;
+
+use super::memory::Entry;
+use super::protocol::{DeliveryId, NoteId};
+
+/// How long what came to be known waits for more, so that a slow trickle of events does not make a note each.
+pub const NOTE_DELAY: Duration = Duration::from_secs(1);
+/// The most entries of a note: some 3 MB.
+pub const NOTE_ENTRIES_MAX: usize = 50_000;
+/// A note is written at once when one in so many deliveries of the window waits for it.
+const HURRY_SHARE: usize = 8;
+/// The first byte of an encoded note: which encoding follows.
+const ENCODING: u8 = 1;
+
+/// What an engine came to know in a moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// When, by our clock.
+    pub at: Millis,
+    /// What, in order.
+    pub entries: Vec<Entry>,
+}
+
+/// Why bytes are no note.
+#[derive(Debug, thiserror::Error)]
+pub enum NoteError {
+    /// A later version of the program wrote it.
+    #[error("the note has encoding {0}, which this version does not know; run the newer version")]
+    Encoding(u8),
+    /// It is damaged.
+    #[error("the note cannot be read: {0}")]
+    Unreadable(#[from] postcard::Error),
+}
+
+impl Note {
+    /// A byte for the encoding, and [postcard](https://postcard.jamesmunns.com/wire-format).
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![ENCODING]).expect("a note has no fallible fields")
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// Every variant of [`NoteError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, NoteError> {
+        match bytes.split_first() {
+            Some((&ENCODING, note)) => Ok(postcard::from_bytes(note)?),
+            Some((&other, _)) => Err(NoteError::Encoding(other)),
+            None => Err(postcard::Error::DeserializeUnexpectedEnd.into()),
+        }
+    }
+}
+
+/// What waits to be noted, and the deliveries that wait for it.
+#[derive(Debug)]
+pub struct Changelog {
+    entries: Vec<Entry>,
+    deliveries: Vec<DeliveryId>,
+    /// Since when something waits.
+    since: Option<Millis>,
+    /// The note that is being written, and the deliveries that wait for it.
+    under_way: Option<(NoteId, Vec<DeliveryId>)>,
+    hurry_at: usize,
+}
+
+impl Changelog {
+    /// For a partition that gives out at most `window` deliveries at once.
+    pub fn new(window: usize) -> Self {
+        Self {
+            entries: Vec::new(),
+            deliveries: Vec::new(),
+            since: None,
+            under_way: None,
+            hurry_at: (window / HURRY_SHARE).max(1),
+        }
+    }
+
+    /// Whether nothing waits and nothing is being written.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.deliveries.is_empty() && self.under_way.is_none()
+    }
+
+    pub fn add(&mut self, entries: Vec<Entry>, now: Millis) {
+        if !entries.is_empty() {
+            self.since.get_or_insert(now);
+            self.entries.extend(entries);
+        }
+    }
+
+    /// All events of a delivery have ended.
+    pub fn settle(&mut self, delivery: DeliveryId) {
+        self.deliveries.push(delivery);
+    }
+
+    /// When the next note is due, if time alone decides.
+    pub fn due(&self) -> Option<Millis> {
+        match self.under_way {
+            None => self.since.map(|since| since.after(NOTE_DELAY)),
+            Some(_) => None,
+        }
+    }
+
+    /// Deliveries that wait for nothing any more.
+    pub fn take_settled(&mut self) -> Vec<DeliveryId> {
+        if self.entries.is_empty() && self.under_way.is_none() {
+            std::mem::take(&mut self.deliveries)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// The next note, if it is due; it is being written from now on, as `id`.
+    pub fn next(&mut self, now: Millis, id: NoteId) -> Option<Note> {
+        let is_due = self.due().is_some_and(|due| due <= now)
+            || self.deliveries.len() >= self.hurry_at
+            || self.entries.len() >= NOTE_ENTRIES_MAX;
+        if !is_due || self.under_way.is_some() || self.entries.is_empty() {
+            return None;
+        }
+        let rest = self
+            .entries
+            .split_off(self.entries.len().min(NOTE_ENTRIES_MAX));
+        let entries = std::mem::replace(&mut self.entries, rest);
+        let deliveries = if self.entries.is_empty() {
+            self.since = None;
+            std::mem::take(&mut self.deliveries)
+        } else {
+            Vec::new()
+        };
+        self.under_way = Some((id, deliveries));
+        Some(Note { at: now, entries })
+    }
+
+    /// A note is durable. Returns the deliveries that waited for it.
+    pub fn noted(&mut self, id: NoteId) -> Vec<DeliveryId> {
+        match self.under_way.take() {
+            Some((under_way, deliveries)) if under_way == id => deliveries,
+            other => {
+                self.under_way = other;
+                Vec::new()
+            }
+        }
+    }
+
+    /// All deliveries are void. What came to be known is written down all the same.
+    pub fn lost(&mut self) {
+        self.deliveries.clear();
+        if let Some((_, deliveries)) = &mut self.under_way {
+            deliveries.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENTRY: Entry = Entry::Erased { record: [7; 16] };
+
+    fn ms(ms: i64) -> Millis {
+        Millis::new(ms).unwrap()
+    }
+
+    #[test]
+    fn a_note_is_due_after_a_delay_or_when_many_deliveries_wait() {
+        let mut changelog = Changelog::new(16);
+        changelog.add(vec![ENTRY], ms(0));
+        changelog.settle(DeliveryId(1));
+        assert_eq!(changelog.next(ms(999), NoteId(1)), None);
+        changelog.settle(DeliveryId(2));
+        let note = changelog.next(ms(999), NoteId(1)).unwrap();
+        assert_eq!(note.entries, [ENTRY]);
+        assert!(changelog.take_settled().is_empty());
+        assert_eq!(changelog.noted(NoteId(1)), [DeliveryId(1), DeliveryId(2)]);
+        assert!(changelog.is_empty());
+        changelog.add(vec![ENTRY], ms(1_000));
+        assert_eq!(changelog.due(), Some(ms(2_000)));
+        assert!(changelog.next(ms(2_000), NoteId(2)).is_some());
+    }
+
+    #[test]
+    fn one_note_is_written_at_a_time_and_what_comes_meanwhile_waits() {
+        let mut changelog = Changelog::new(8);
+        changelog.add(vec![ENTRY], ms(0));
+        changelog.settle(DeliveryId(1));
+        assert!(changelog.next(ms(0), NoteId(1)).is_some());
+        changelog.settle(DeliveryId(2));
+        assert!(
+            changelog.take_settled().is_empty(),
+            "its event may be in the note"
+        );
+        changelog.lost();
+        changelog.settle(DeliveryId(3));
+        assert!(changelog.noted(NoteId(1)).is_empty());
+        assert_eq!(changelog.take_settled(), [DeliveryId(3)]);
+    }
+
+    #[test]
+    fn no_note_has_too_many_entries_and_deliveries_wait_for_the_last() {
+        let mut changelog = Changelog::new(8);
+        changelog.add(vec![ENTRY; NOTE_ENTRIES_MAX + 1], ms(0));
+        changelog.settle(DeliveryId(1));
+        let first = changelog.next(ms(0), NoteId(1)).unwrap();
+        assert_eq!(first.entries.len(), NOTE_ENTRIES_MAX);
+        assert!(first.encode().len() < crate::bus::MESSAGE_BYTES_MAX);
+        assert!(changelog.noted(NoteId(1)).is_empty());
+        assert_eq!(changelog.next(ms(0), NoteId(2)).unwrap().entries.len(), 1);
+        assert_eq!(changelog.noted(NoteId(2)), [DeliveryId(1)]);
+    }
+
+    #[test]
+    fn decode_undoes_encode_and_refuses_the_rest() {
+        let note = Note {
+            at: ms(5),
+            entries: vec![ENTRY, ENTRY],
+        };
+        let bytes = note.encode();
+        assert_eq!(Note::decode(&bytes).unwrap(), note);
+        assert!(matches!(Note::decode(&[9]), Err(NoteError::Encoding(9))));
+        for end in 0..bytes.len() {
+            assert!(Note::decode(&bytes[..end]).is_err(), "cut at {end}");
+        }
+    }
+}

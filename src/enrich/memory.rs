@@ -1,0 +1,208 @@
+//! What an engine knows of the past: events that ended, versions sent, merges, erased records.
+//!
+//! All of it is bounded in time and size, and all of it goes into the partition's changelog, from which the next
+//! engine of the partition knows the same. Records are remembered by a hash, so that what is kept of an
+//! erased one is no personal data.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+use crate::event::{EventId, IdentityHasher, Millis, ObjectId, PortalId, Version};
+
+use super::job::Key;
+use super::protocol::Ending;
+use super::window::{RECORDS_CAPACITY, Recent, SEEN_CAPACITY, SEEN_KEEP, Window};
+
+/// Merges of merges are followed this far.
+const MERGE_CHAIN_MAX: usize = 16;
+
+/// What the next engine of the partition must know. Hashes are 16 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Entry {
+    /// An event ended.
+    Ended {
+        /// Its [`EventId::digest`].
+        event: [u8; 16],
+        /// How.
+        ending: Ending,
+    },
+    /// A message about a record went out and is confirmed.
+    Sent {
+        /// The hash of portal, type and id.
+        record: [u8; 16],
+        /// What was sent.
+        sent: Sent,
+    },
+    /// An id leads to another record of the same type now.
+    Merged {
+        /// The hash of portal, type and id.
+        record: [u8; 16],
+        /// The record that it leads to.
+        survivor: ObjectId,
+    },
+    /// A record was deleted for privacy.
+    Erased {
+        /// The hash of portal, type and id.
+        record: [u8; 16],
+    },
+}
+
+/// The last message that went out about a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// The first half of its version.
+    pub state: Millis,
+    /// The second half: when it was read, or `None` for a tombstone.
+    pub read: Option<Millis>,
+    /// When the newest state that went out began: its `updatedAt`, or when it was deleted.
+    pub newest: Option<Millis>,
+}
+
+impl Sent {
+    /// Its version.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        match self.read {
+            Some(read) => Version::of_read(self.state, read),
+            None => Version::of_tombstone(self.state),
+        }
+    }
+}
+
+/// What an engine remembers, of all portals of its partition.
+#[derive(Debug)]
+pub struct Memory {
+    seen: Recent<[u8; 16]>,
+    sent: Window<[u8; 16], Sent>,
+    merged: Window<[u8; 16], ObjectId>,
+    erased: Window<[u8; 16], ()>,
+    /// What is not in the changelog yet.
+    entries: Vec<Entry>,
+}
+
+impl Memory {
+    pub fn new() -> Self {
+        Self {
+            seen: Recent::new(SEEN_KEEP, SEEN_CAPACITY),
+            sent: Window::new(SEEN_KEEP, RECORDS_CAPACITY),
+            merged: Window::new(SEEN_KEEP, RECORDS_CAPACITY),
+            erased: Window::new(SEEN_KEEP, RECORDS_CAPACITY),
+            entries: Vec::new(),
+        }
+    }
+
+    /// Whether an event ended before.
+    pub fn has_seen(&self, id: &EventId) -> bool {
+        self.seen.contains(&id.digest())
+    }
+
+    /// An event ended.
+    pub fn see(&mut self, id: &EventId, ending: Ending, now: Millis) {
+        let event = id.digest();
+        self.seen.insert(event, now);
+        self.entries.push(Entry::Ended { event, ending });
+    }
+
+    /// The record that an id leads to now.
+    pub fn survivor(&self, portal_id: &PortalId, mut key: Key) -> Key {
+        for _ in 0..MERGE_CHAIN_MAX {
+            match self.merged.get(&hash(portal_id, &key)) {
+                Some(survivor) => key.1 = survivor.clone(),
+                None => break,
+            }
+        }
+        key
+    }
+
+    /// From now on `old` leads to `survivor`.
+    pub fn merge(&mut self, portal_id: &PortalId, old: &Key, survivor: &ObjectId, now: Millis) {
+        let record = hash(portal_id, old);
+        self.merged.insert(record, survivor.clone(), now);
+        let survivor = survivor.clone();
+        self.entries.push(Entry::Merged { record, survivor });
+    }
+
+    /// Whether a record was deleted for privacy.
+    pub fn is_erased(&self, portal_id: &PortalId, key: &Key) -> bool {
+        self.erased.get(&hash(portal_id, key)).is_some()
+    }
+
+    /// A record is deleted for privacy.
+    pub fn erase(&mut self, portal_id: &PortalId, key: &Key, now: Millis) {
+        let record = hash(portal_id, key);
+        self.erased.insert(record, (), now);
+        self.entries.push(Entry::Erased { record });
+    }
+
+    /// The last message about a record.
+    pub fn sent(&self, portal_id: &PortalId, key: &Key) -> Option<&Sent> {
+        self.sent.get(&hash(portal_id, key))
+    }
+
+    /// The version of a message about `state`, later than every one sent of this record: a read that
+    /// comes later knows at least as much, so its state may be taken to be a later one. What the message says is
+    /// true since `since`, and was `read` then; `None` for a tombstone.
+    pub fn next_version(
+        &mut self,
+        (portal_id, key): (&PortalId, &Key),
+        state: Millis,
+        read: Option<Millis>,
+        since: Option<Millis>,
+        now: Millis,
+    ) -> Version {
+        let record = hash(portal_id, key);
+        let last = self.sent.get(&record);
+        let newest = last.and_then(|last| last.newest).max(since);
+        let mut next = Sent {
+            state,
+            read,
+            newest,
+        };
+        if let Some(last) = last
+            && next.version() <= last.version()
+        {
+            next.state = last.state;
+            if next.version() <= last.version() {
+                next.state = next.state.after(Duration::from_millis(1));
+            }
+        }
+        self.sent.insert(record, next, now);
+        next.version()
+    }
+
+    /// The last message about a record is confirmed.
+    pub fn confirmed(&mut self, portal_id: &PortalId, key: &Key) {
+        let record = hash(portal_id, key);
+        if let Some(sent) = self.sent.get(&record).copied() {
+            self.entries.push(Entry::Sent { record, sent });
+        }
+    }
+
+    /// What came to be known since this was asked last.
+    pub fn take_entries(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.entries)
+    }
+
+    /// Takes in what an earlier engine knew `at` a time.
+    pub fn restore(&mut self, at: Millis, entry: Entry) {
+        match entry {
+            Entry::Ended { event, .. } => self.seen.insert(event, at),
+            Entry::Sent { record, sent } => {
+                let known = self.sent.get(&record).map(Sent::version);
+                if known.is_none_or(|known| known < sent.version()) {
+                    self.sent.insert(record, sent, at);
+                }
+            }
+            Entry::Merged { record, survivor } => self.merged.insert(record, survivor, at),
+            Entry::Erased { record } => self.erased.insert(record, (), at),
+        }
+    }
+}
+
+fn hash(portal_id: &PortalId, (object_type_id, object_id): &Key) -> [u8; 16] {
+    let mut hasher = IdentityHasher::new("record");
+    hasher.field(portal_id.as_str());
+    hasher.field(object_type_id.as_str());
+    hasher.field(object_id.as_str());
+    hasher.digest()
+}
