@@ -398,11 +398,11 @@ mod on_rabbitmq {
         what_is_not_settled_comes_again_after_the_consumer_closes,
         one_consumer_is_active_and_hands_over_when_it_closes,
         what_is_set_aside_waits_beside_its_partition,
-        a_changelog_is_read_from_any_place_and_survives_a_crash,
         closing_the_bus_ends_consumers_and_publishes,
     }
 
     contract! { OnRabbitMq::own();
+        a_changelog_is_read_from_any_place_and_survives_a_crash,
         what_is_confirmed_survives_a_crash,
     }
 

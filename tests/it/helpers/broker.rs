@@ -107,25 +107,32 @@ impl Broker {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
-    /// Waits until the node's registry of quorum queues names all of `queues` on disk.
+    /// Waits until the node's registries name all of the quorum queues `queues`, and the coordinator of streams, on disk.
     ///
-    /// The registry (`names.dets` of `ra`) is flushed only some time after a declaration, up to a second as
+    /// A registry (`names.dets` of `ra`) is flushed only some time after a declaration, up to a second as
     /// seen on 3.10.8. A node killed before that gives the queue a new identity when it comes back: an empty
-    /// log without a leader, while the old log, confirmed messages and all, lies abandoned beside it. That is
-    /// the broker's to mend, so a test that kills waits for this first.
+    /// log without a leader, while the old log, confirmed messages and all, lies abandoned beside it. Its streams
+    /// then are "down or inaccessible" for ever. That is the broker's to mend, so a test that kills waits for this
+    /// first.
     ///
     /// # Panics
     /// When they are not there in time.
     pub fn await_registered(&self, queues: &[String]) {
+        // `%2F_` stands for the default vhost; `m` tags the binary that follows a name.
+        let queues = queues.iter().map(|queue| format!("%2F_{queue}m"));
+        self.await_names("quorum", &queues.collect::<Vec<_>>());
+        self.await_names("coordination", &["rabbit_stream_coordinatorm".to_owned()]);
+    }
+
+    fn await_names(&self, system: &str, names: &[String]) {
         let node = &self.name;
-        let registry = self
-            .dir
-            .join(format!("data/{node}/quorum/{node}/names.dets"));
+        let registry = format!("data/{node}/{system}/{node}/names.dets");
+        let registry = self.dir.join(registry);
         let deadline = Instant::now() + START_TIMEOUT;
-        while !names_all(&fs::read(&registry).unwrap(), queues) {
+        while !names_all(&fs::read(&registry).unwrap_or_default(), names) {
             assert!(
                 Instant::now() < deadline,
-                "the node does not write {queues:?} into its registry"
+                "the node does not write {names:?} into its registry"
             );
             std::thread::sleep(START_INTERVAL);
         }
@@ -247,15 +254,10 @@ fn answers(address: SocketAddr) -> bool {
     begin().is_ok_and(|first| first == 1)
 }
 
-/// Whether `registry` holds every queue's name, which ends where a byte of another kind begins.
-fn names_all(registry: &[u8], queues: &[String]) -> bool {
-    queues.iter().all(|queue| {
-        // `%2F_` stands for the default vhost; `m` tags the binary that follows the name.
-        let name = format!("%2F_{queue}m");
-        registry
-            .windows(name.len())
-            .any(|part| part == name.as_bytes())
-    })
+/// Whether `registry` holds every name.
+fn names_all(registry: &[u8], names: &[String]) -> bool {
+    let holds = |name: &[u8]| registry.windows(name.len()).any(|part| part == name);
+    names.iter().all(|name| holds(name.as_bytes()))
 }
 
 fn find_bin() -> PathBuf {
