@@ -1,6 +1,6 @@
 # Every command is a line in a shell of its own; `make` only gives them names.
 
-.PHONY: demo test lint interop manifests image-test bench
+.PHONY: demo test lint interop manifests image-test bench histories planted-bugs
 
 demo: ## the whole relay on this machine, against the simulator
 	cargo run -- demo
@@ -12,6 +12,12 @@ lint: ## what CI checks besides the tests
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+histories: ## a long campaign of simulated histories: HISTORIES=1000000 make histories
+	cargo test --release --test histories -- --nocapture
+
+planted-bugs: ## a test of the test: plants bugs one at a time, and expects the histories to find each
+	tests/histories/planted-bugs.sh
 
 interop: ## other people's clients: HubSpot's SDKs, pika, amqplib, CloudEvents; installs them if missing
 	tests/interop/run.sh

@@ -118,7 +118,7 @@ metrics! {
 
     /// Messages published, by target and verdict.
     bus_publish_messages_total: IntCounterVec = "crm_relay_bus_publish_messages_total" [
-        "target": "partition" | "backlog" | "destination" | "dead_letters" | "topic",
+        "target": "partition" | "backlog" | "changelog" | "destination" | "dead_letters" | "topic",
         "verdict": "confirmed" | "unroutable" | "rejected" | "too_large" | "unavailable" | "unknown"];
     /// Time from handing a batch to the bus to its last verdict.
     bus_publish_duration_seconds: Histogram = "crm_relay_bus_publish_duration_seconds" in SECONDS;

@@ -5,6 +5,7 @@
 //! 3. `worker`: a backlog becomes enriched events.
 //! 4. `end_to_end`: from the change in HubSpot to the subscriber.
 //! 5. `portals`: the same for many portals on one partition, of which one imports.
+//! 6. `changelog`: what a note costs, and how long a take-over reads.
 //!
 //! Where it makes sense, the integration of `benches/comparison` does the same work beside the relay. Within a stage the
 //! rounds of all its cases alternate, so that a machine that slows down slows them all; medians are quoted. No figure
@@ -26,6 +27,7 @@ use report::Report;
 #[allow(dead_code, reason = "the benchmark needs less of it than the tests")]
 mod broker;
 mod ceiling;
+mod changelog;
 mod contender;
 mod end_to_end;
 mod hubspot;
@@ -43,7 +45,7 @@ cargo bench --bench bench -- [--quick] [--comparison FOLDER] [--out FOLDER] [--o
   --quick               one short round of each, to see that it works
   --comparison FOLDER   where benches/comparison is installed; without it the relay is measured alone
   --out FOLDER          where report.md, report.json and plot.svg go [default: target/bench]
-  --only STAGE          ceiling, receiver, worker, end-to-end or portals";
+  --only STAGE          ceiling, receiver, worker, end-to-end, portals or changelog";
 
 /// How much of everything.
 pub struct Plan {
@@ -169,6 +171,11 @@ async fn measure(plan: &Plan) -> Report {
         report
             .tables
             .push(portals::measure(plan, &broker, folder.path()).await);
+    }
+    if plan.wants("changelog") {
+        report
+            .tables
+            .push(changelog::measure(plan, &broker, folder.path()).await);
     }
     report
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::bus::{Bus, Delivery, StoredNote};
 use crate::enrich::{Note, NoteError};
@@ -36,6 +37,8 @@ enum State {
 #[derive(Debug)]
 struct Reading {
     notes: mpsc::Receiver<StoredNote>,
+    count: usize,
+    begun: Instant,
     task: JoinHandle<()>,
 }
 
@@ -91,9 +94,14 @@ impl Past {
             return pending().await;
         };
         let Some(stored) = reading.notes.recv().await else {
+            let duration_ms =
+                u64::try_from(reading.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let (partition, notes) = (self.partition, reading.count);
+            tracing::info!(partition, notes, duration_ms, "the changelog was read");
             self.state = State::Known;
             return Recalled::All(std::mem::take(&mut self.waiting));
         };
+        reading.count += 1;
         self.position = Some(stored.position);
         match Note::decode(&stored.note) {
             Ok(note) => Recalled::Note(note),
@@ -115,5 +123,10 @@ fn read(bus: Arc<dyn Bus>, partition: u16, after: Option<u64>) -> Reading {
             tokio::time::sleep(RETRY_DELAY).await;
         }
     });
-    Reading { notes, task }
+    Reading {
+        notes,
+        count: 0,
+        begun: Instant::now(),
+        task,
+    }
 }

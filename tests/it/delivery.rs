@@ -479,3 +479,131 @@ async fn each_queue_gets_what_its_patterns_match_and_so_does_one_bound_by_others
     connection.close(200, "done".into()).await.unwrap();
     simulator.stop().await;
 }
+
+async fn what_hubspot_repeats_after_a_restart_does_not_go_out_again(bus: Bus) {
+    let (simulator, mut relay) = world(&bus, PortalOptions::new(PORTAL), "").await;
+    let hubspot = simulator.control();
+    let acked = "crm_relay_bus_settlements_total{settlement=\"ack\"}";
+    let known = hubspot.create(PORTAL, "contacts", &[]).unwrap();
+    let erased = hubspot.ids(PORTAL, "contacts").unwrap()[0];
+    hubspot
+        .update(PORTAL, "contacts", erased, &[("firstname", "Erased")])
+        .unwrap();
+    hubspot.gdpr_delete(PORTAL, erased).unwrap();
+    let mut arrived = Vec::new();
+    for id in [known, erased] {
+        eventually("the change", ARRIVAL_MAX, async || {
+            arrived.extend(subjects(&relay, &bus).await);
+            let wanted = (PORTAL.to_string(), format!("contact/{id}"));
+            arrived.contains(&wanted).then_some(())
+        })
+        .await;
+    }
+    eventually("all is noted", ARRIVAL_MAX, async || {
+        let metrics = relay.metrics().await;
+        let idle = figure(&metrics, "crm_relay_enrich_waiting_events") == Some(0.0);
+        let taken = figure(&metrics, "crm_relay_bus_deliveries_total");
+        (idle && figure(&metrics, acked) == taken).then_some(())
+    })
+    .await;
+    // From a queue this takes the rest; of a file it counts the lines.
+    let rest = subjects(&relay, &bus).await;
+    let before = if matches!(bus, Bus::Embedded) {
+        rest.len()
+    } else {
+        0
+    };
+    relay.kill();
+    relay.resume().await;
+    let told = hubspot.acknowledged(PORTAL).unwrap();
+    let told: Vec<_> = told.into_iter().map(|one| one.notification).collect();
+    relay.post(&told).await;
+    let mut late = told
+        .iter()
+        .find(|one| one["objectId"] == erased)
+        .unwrap()
+        .clone();
+    late["eventId"] = 7_777_777.into();
+    relay.post(&[late]).await;
+    let new = hubspot.create(PORTAL, "contacts", &[]).unwrap();
+    let mut again = Vec::new();
+    eventually("a new change", ARRIVAL_MAX, async || {
+        let all = subjects(&relay, &bus).await;
+        match bus {
+            Bus::Embedded => again = all[before..].to_vec(),
+            Bus::RabbitMq { .. } => again.extend(all),
+        }
+        let wanted = (PORTAL.to_string(), format!("contact/{new}"));
+        again.contains(&wanted).then_some(())
+    })
+    .await;
+    let new = format!("contact/{new}");
+    assert!(
+        again.iter().all(|(_, subject)| *subject == new),
+        "{again:?}"
+    );
+    let metrics = relay.metrics().await;
+    let ended = |ending| {
+        figure(
+            &metrics,
+            &format!("crm_relay_enrich_events_total{{ending=\"{ending}\"}}"),
+        )
+    };
+    assert_eq!(ended("duplicate"), Some(told.len() as f64));
+    assert_eq!(
+        ended("purged"),
+        Some(1.0),
+        "a late notification of the erased record"
+    );
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_hubspot_repeats_after_a_restart_does_not_go_out_again_on_rabbitmq() {
+    let bus = Bus::RabbitMq {
+        url: broker::shared().url(),
+        prefix: broker::unique_prefix(),
+    };
+    what_hubspot_repeats_after_a_restart_does_not_go_out_again(bus).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_hubspot_repeats_after_a_restart_does_not_go_out_again_on_the_embedded_bus() {
+    what_hubspot_repeats_after_a_restart_does_not_go_out_again(Bus::Embedded).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erased_value_is_nowhere_in_the_store_once_the_relay_has_stopped() {
+    let (simulator, mut relay) = world(&Bus::Embedded, PortalOptions::new(PORTAL), "").await;
+    let hubspot = simulator.control();
+    let id = hubspot
+        .create(PORTAL, "contacts", &[("email", "erase-me@example.com")])
+        .unwrap();
+    hubspot
+        .update(PORTAL, "contacts", id, &[("firstname", "Erasmia")])
+        .unwrap();
+    let holds = |relay: &RelayProcess| {
+        let mut files = relay.store_files().into_iter();
+        files.any(|file| {
+            let bytes = std::fs::read(file).unwrap();
+            ["erase-me@example.com", "Erasmia"].iter().any(|value| {
+                bytes
+                    .windows(value.len())
+                    .any(|part| part == value.as_bytes())
+            })
+        })
+    };
+    eventually("the value is in the store", ARRIVAL_MAX, async || {
+        holds(&relay).then_some(())
+    })
+    .await;
+    hubspot.gdpr_delete(PORTAL, id).unwrap();
+    arrives(&relay, "the tombstone", |message| {
+        message.subject == format!("contact/{id}") && message.data.tombstone.is_some()
+    })
+    .await;
+    assert!(relay.terminate().await.success());
+    assert!(!holds(&relay));
+    assert!(!relay.log().contains("erase-me@") && !relay.log().contains("Erasmia"));
+    simulator.stop().await;
+}

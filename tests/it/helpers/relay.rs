@@ -6,7 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use crm_relay::event::Millis;
 use crm_relay::simulator::{PortalOptions, Simulator, WebhookOptions};
+use hmac::{Hmac, KeyInit, Mac as _};
+use sha2::Sha256;
 use tempfile::TempDir;
 
 use super::eventually;
@@ -179,6 +184,31 @@ impl RelayProcess {
         let url = format!("http://{}/webhooks/hubspot", self.receiver);
         let answer = reqwest::Client::new().post(url).body("[]").send().await;
         answer.ok().map(|answer| answer.status().as_u16())
+    }
+
+    /// Posts notifications as HubSpot would, signed.
+    pub async fn post(&self, notifications: &[serde_json::Value]) {
+        let body = serde_json::to_vec(notifications).unwrap();
+        let timestamp = Millis::now().as_i64().to_string();
+        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(CLIENT_SECRET.as_bytes()).unwrap();
+        for part in [b"POST", PUBLIC_URL.as_bytes(), &body, timestamp.as_bytes()] {
+            mac.update(part);
+        }
+        let signature = BASE64_STANDARD.encode(mac.finalize().into_bytes());
+        let answer = reqwest::Client::new()
+            .post(format!("http://{}/webhooks/hubspot", self.receiver))
+            .header("X-HubSpot-Signature-v3", signature)
+            .header("X-HubSpot-Request-Timestamp", timestamp)
+            .body(body)
+            .send()
+            .await;
+        assert_eq!(answer.unwrap().status(), 204);
+    }
+
+    /// Files of the embedded bus's store.
+    pub fn store_files(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(self.path("bus")).unwrap();
+        files.map(|file| file.unwrap().path()).collect()
     }
 
     pub async fn metrics(&self) -> String {
