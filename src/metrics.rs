@@ -133,6 +133,9 @@ metrics! {
     /// Messages in our queues that no consumer has taken yet (the embedded bus: has not settled yet): intake (all partitions), dead.letters, destination.NAME. Every process on the bus tells the same, every 15 s.
     bus_queue_messages: IntGaugeVec = "crm_relay_bus_queue_messages" ["queue"];
 
+    /// Partitions that this worker consumes. The sum over all workers is `bus.partitions`.
+    worker_partitions: IntGauge = "crm_relay_worker_partitions";
+
     /// Calls to HubSpot's API, by endpoint and status class; 4xx without 429, failed without a whole answer.
     hubspot_calls_total: IntCounterVec = "crm_relay_hubspot_calls_total" [
         "endpoint": "objects_batch_read" | "object" | "associations_batch_read" | "owners" | "owner" | "properties" | "pipelines",

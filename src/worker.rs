@@ -1,12 +1,14 @@
-//! The worker: consume → enrich → fan out. One shell (`shell.rs`) around one engine for each partition.
+//! The worker: consume → enrich → fan out. One shell (`shell.rs`) around one engine for each partition that is ours.
 //!
 //! A shell that panics is started again: the bus delivers anew what it had not settled.
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +32,9 @@ use shell::Shell;
 
 /// Wait before a shell that panicked is started again.
 const RESTART_DELAY: Duration = Duration::from_millis(500);
+
+/// How long a partition that goes to another worker may take to finish what is under way.
+const HAND_OVER_MAX: Duration = Duration::from_secs(10);
 
 /// Why the worker cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +61,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a shell for each partition of `bus`. They begin to work when the bus gives them deliveries.
-    /// Must be called within a tokio runtime.
+    /// Joins the workers of `bus`, and starts a shell for each partition that is ours, as long as it is. They begin to work
+    /// when the bus gives them deliveries. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// What is wrong with the configuration of HubSpot's API or of a destination.
@@ -72,16 +77,23 @@ impl Worker {
         let stopping = CancellationToken::new();
         let plans = Plans::new(&config.enrich);
         let share = Share::new(config.hubspot.budget_share).unwrap_or(Share::WHOLE);
+        let shared_out = parts.bus.join();
         let mut shells = JoinSet::new();
         for partition in 0..parts.bus.partitions() {
             let (plans, parts, stopping) = (plans.clone(), parts.clone(), stopping.clone());
             let prefetch = config.worker.prefetch;
-            shells.spawn(keep_running(stopping.clone(), move || {
+            let partitions = parts.metrics.worker_partitions.clone();
+            let ours = Ours {
+                partition,
+                shared_out: shared_out.clone(),
+                partitions,
+            };
+            shells.spawn(ours.keep(stopping.clone(), move |stopping| {
                 let engine = Engine::new(plans.clone(), u64::from(partition))
                     .with_budget_share(share)
                     .with_window(usize::from(prefetch));
                 let shell = Shell::new(partition, prefetch, engine, parts.clone());
-                shell.run(stopping.clone())
+                shell.run(stopping)
             }));
         }
         Ok(Self { stopping, shells })
@@ -97,6 +109,55 @@ impl Worker {
                 "not all events ended within the grace time; the rest is handed back to the bus"
             );
             self.shells.shutdown().await;
+        }
+    }
+}
+
+/// A partition, while it is ours.
+struct Ours {
+    partition: u16,
+    shared_out: watch::Receiver<BTreeSet<u16>>,
+    /// How many are.
+    partitions: prometheus::IntGauge,
+}
+
+impl Ours {
+    /// Runs a shell whenever the partition is ours, until `stopping`.
+    async fn keep<F: Future<Output = ()>>(
+        mut self,
+        stopping: CancellationToken,
+        start: impl Fn(CancellationToken) -> F,
+    ) {
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = self.becomes(true) => {}
+            }
+            let released = stopping.child_token();
+            self.partitions.inc();
+            let run = keep_running(released.clone(), || start(released.clone()));
+            tokio::pin!(run);
+            tokio::select! {
+                () = &mut run => {}
+                () = self.becomes(false) => {
+                    released.cancel();
+                    // Past that it is dropped, and what it had not settled is handed back.
+                    let _ = tokio::time::timeout(HAND_OVER_MAX, &mut run).await;
+                }
+            }
+            self.partitions.dec();
+        }
+    }
+
+    /// Resolves when the partition is ours, or is not.
+    async fn becomes(&mut self, ours: bool) {
+        let partition = self.partition;
+        let wait = self
+            .shared_out
+            .wait_for(|all| all.contains(&partition) == ours);
+        if wait.await.is_err() {
+            // The bus is closed: nothing changes any more.
+            std::future::pending().await
         }
     }
 }

@@ -12,6 +12,7 @@
 //! - **recovery**: a [`Consumer`] outlives connections. After a loss it says [`Consumed::Lost`], and every
 //!   delivery it had given out before is void and comes again.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::event::{DEAD_LETTER_CONTENT_TYPE, DEAD_LETTER_KIND, DeadLetter, PortalId, RoutingKey};
 
 pub mod embedded;
+mod members;
 pub mod rabbitmq;
 
 /// The largest message a bus takes, in bytes: RabbitMQ 4 refuses more than 16 MiB, and half of that leaves
@@ -42,6 +44,12 @@ pub trait Bus: Send + Sync + 'static {
     ///
     /// [`PublishError::Unknown`] may still arrive: publish again under the same id.
     fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Vec<Result<(), PublishError>>>;
+
+    /// Joins the workers of this bus: the partitions that this process should consume, now and whenever workers come or
+    /// go. They are shared out evenly; empty until that is known.
+    ///
+    /// Whatever it says, a partition has one active consumer.
+    fn join(&self) -> watch::Receiver<BTreeSet<u16>>;
 
     /// Begins to consume `queue`, with at most `prefetch` deliveries unsettled.
     ///

@@ -1,6 +1,6 @@
 //! Every event ends once for every destination, whatever the bus answers.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -138,6 +138,10 @@ impl Bus for ScriptedBus {
 
     fn consume(&self, _: Queue, _: u16) -> Consumer {
         unreachable!("fan-out consumes nothing")
+    }
+
+    fn join(&self) -> watch::Receiver<BTreeSet<u16>> {
+        watch::Sender::new((0..1).collect()).subscribe()
     }
 
     fn read_changelog(

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crm_relay::event::{EnrichedEvent, EventId, Millis, ObjectId, ObjectTypeId, PortalId};
+use crm_relay::event::{EnrichedEvent, EventId, Millis, ObjectId, ObjectTypeId, PortalId, Version};
 use crm_relay::normalize::normalize;
-use crm_relay::simulator::{Dials, PortalOptions, Simulator, SimulatorOptions};
+use crm_relay::simulator::{Dials, Limits, PortalOptions, Simulator, SimulatorOptions};
 
 use crate::helpers::broker::{self, Broker};
 use crate::helpers::eventually;
@@ -19,6 +19,9 @@ const BETWEEN_FAULTS: Duration = Duration::from_secs(2);
 const FAULTS: usize = 3;
 /// How long everything may take to arrive after the last fault.
 const ARRIVAL_MAX: Duration = Duration::from_secs(60);
+
+/// How long partitions may take to move.
+const SHARING_MAX: Duration = Duration::from_secs(20);
 
 type Seen = BTreeMap<EventId, usize>;
 
@@ -189,5 +192,88 @@ async fn the_broker_is_killed_under_load_and_nothing_is_lost() {
         !metrics.contains("crm_relay_bus_sessions_lost_total 0"),
         "the loss was noticed"
     );
+    simulator.stop().await;
+}
+
+/// How many partitions a worker consumes.
+async fn share(relay: &RelayProcess) -> u64 {
+    let metrics = relay.metrics().await;
+    let mut lines = metrics.lines();
+    let share = lines.find_map(|line| line.strip_prefix("crm_relay_worker_partitions "));
+    share.unwrap().parse().unwrap()
+}
+
+async fn shares_become(relays: &[&RelayProcess], expected: &[u64]) {
+    eventually(&format!("{expected:?}"), SHARING_MAX, async || {
+        let mut shares = Vec::new();
+        for relay in relays {
+            shares.push(share(relay).await);
+        }
+        shares.sort_unstable();
+        (shares == expected).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_come_and_go_share_the_partitions_and_lose_nothing() {
+    let limits = Limits {
+        burst: 40,
+        ..Limits::default()
+    };
+    let portals: Vec<_> = (1..=6)
+        .map(|id| PortalOptions {
+            limits,
+            ..PortalOptions::new(id)
+        })
+        .collect();
+    let simulator = simulator(&portals).await;
+    let (url, prefix) = (broker::shared().url(), broker::unique_prefix());
+    let bus = Bus::RabbitMq {
+        url: url.clone(),
+        prefix: prefix.clone(),
+    };
+    let start = async || RelayProcess::start(&simulator, &portals, &bus, "").await;
+    let mut first = start().await;
+    shares_become(&[&first], &[4]).await;
+    simulator.control().set_traffic(RATE / 2.0);
+    tokio::time::sleep(BETWEEN_FAULTS).await;
+    let mut second = start().await;
+    shares_become(&[&first, &second], &[2, 2]).await;
+    tokio::time::sleep(BETWEEN_FAULTS).await;
+    let third = start().await;
+    shares_become(&[&first, &second, &third], &[1, 1, 2]).await;
+    tokio::time::sleep(BETWEEN_FAULTS).await;
+    assert!(second.terminate().await.success());
+    shares_become(&[&first, &third], &[2, 2]).await;
+    tokio::time::sleep(BETWEEN_FAULTS).await;
+    first.kill();
+    shares_become(&[&third], &[4]).await;
+    tokio::time::sleep(BETWEEN_FAULTS).await;
+    let queue = format!("{prefix}.destination.out");
+    let mut versions: BTreeMap<(PortalId, String), Version> = BTreeMap::new();
+    let mut backwards = 0;
+    let seen = all_arrives(&simulator, &portals, async |seen| {
+        let messages: Vec<EnrichedEvent> = drain(&url, &queue).await;
+        for message in &messages {
+            let of = (message.data.portal_id.clone(), message.subject.clone());
+            let version = message.data.version.clone();
+            let older = versions.insert(of, version.clone());
+            backwards += usize::from(older.is_some_and(|older| older > version));
+        }
+        count(seen, messages);
+    })
+    .await;
+    assert_eq!(backwards, 0, "no record goes backwards");
+    let again = seen.values().filter(|times| **times > 1).count();
+    assert!(
+        again * 4 < seen.len(),
+        "{again} of {} came again, and one worker was killed",
+        seen.len()
+    );
+    for portal in &portals {
+        let counters = simulator.control().counters(portal.id).unwrap();
+        assert_eq!(counters.rate_limited, 0, "{counters:?}");
+    }
     simulator.stop().await;
 }

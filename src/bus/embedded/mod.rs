@@ -10,6 +10,7 @@
 //!
 //! The file does not shrink: what is deleted is overwritten, and its room used again.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,6 +63,7 @@ pub struct EmbeddedOptions {
 pub struct Embedded {
     handle: Arc<Handle>,
     partitions: u16,
+    share: watch::Sender<BTreeSet<u16>>,
     publish_timeout: Duration,
 }
 
@@ -109,6 +111,7 @@ impl Embedded {
         Ok(Self {
             handle: Arc::new(handle),
             partitions: options.partitions,
+            share: watch::Sender::new((0..options.partitions).collect()),
             publish_timeout: options.publish_timeout,
         })
     }
@@ -285,6 +288,11 @@ impl Bus for Embedded {
 
     fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Vec<Result<(), PublishError>>> {
         self.publish_all(messages).boxed()
+    }
+
+    /// All of them: nobody else has the folder.
+    fn join(&self) -> watch::Receiver<BTreeSet<u16>> {
+        self.share.subscribe()
     }
 
     /// A prefetch of 0 counts as 1. A destination's queue, which this bus does not have, never delivers.

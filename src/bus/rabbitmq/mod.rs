@@ -4,6 +4,7 @@
 //! something breaks, and then starts over; publishing (`publisher`) and consuming (`consumer`) take the
 //! session that there is. Every wait on the broker has a deadline.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use self::consumer::Feed;
 use self::error::SessionError;
+use self::membership::Membership;
 use self::publisher::Verdict;
 use self::session::{Keeper, Session};
 use self::topology::Topology;
@@ -30,6 +32,7 @@ use crate::metrics::{Metrics, seconds};
 mod changelog;
 mod consumer;
 mod error;
+mod membership;
 mod publisher;
 mod session;
 mod topology;
@@ -174,11 +177,7 @@ impl RabbitMq {
 
     /// Publishes an end mark that no other reader has. Returns its message id.
     async fn mark_end(&self, partition: u16) -> Result<String, BusUnavailable> {
-        let mut hasher = IdentityHasher::new("changelog end");
-        hasher.field(&std::process::id().to_string());
-        hasher.field(&Millis::now().to_string());
-        hasher.field(&format!("{:?}", Instant::now()));
-        let id = hasher.finish().to_string();
+        let id = unique_id();
         let mark = Outgoing {
             target: Target::Changelog(partition),
             message: Message {
@@ -215,6 +214,19 @@ impl Bus for RabbitMq {
 
     fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Vec<Verdict>> {
         Box::pin(self.publish_counted(messages))
+    }
+
+    fn join(&self) -> watch::Receiver<BTreeSet<u16>> {
+        let (share, shared) = watch::channel(BTreeSet::new());
+        let membership = Membership {
+            id: unique_id(),
+            topology: self.topology.clone(),
+            session: self.session.clone(),
+            share,
+            closing: self.closing.clone(),
+        };
+        self.feeds.spawn(membership.run());
+        shared
     }
 
     fn consume(&self, queue: Queue, prefetch: u16) -> Consumer {
@@ -262,6 +274,16 @@ impl Drop for RabbitMq {
     fn drop(&mut self) {
         self.closing.cancel();
     }
+}
+
+/// An id that nobody else has.
+fn unique_id() -> String {
+    let mut hasher = IdentityHasher::new("unique");
+    hasher.field(&std::process::id().to_string());
+    hasher.field(&Millis::now().to_string());
+    hasher.field(&format!("{:?}", Instant::now()));
+    hasher.field(&std::fs::read_to_string("/etc/hostname").unwrap_or_default());
+    hasher.finish().to_string()
 }
 
 /// Makes the first attempt, then hands over to the loop.

@@ -82,6 +82,11 @@ impl Session {
         within(CHANNEL_TIMEOUT, self.consume.create_channel()).await
     }
 
+    /// A channel of one's own for messages that need no confirm.
+    pub(super) async fn publish_channel(&self) -> Result<Channel, SessionError> {
+        within(CHANNEL_TIMEOUT, self.publish.create_channel()).await
+    }
+
     /// A confirm channel for one batch; waits while all are in use. `None` when the bus is closing.
     pub(super) async fn lease(&self) -> Result<Option<Lease<'_>>, SessionError> {
         let Ok(slot) = self.slots.acquire().await else {

@@ -72,6 +72,11 @@ impl Topology {
         format!("{}.enriched", self.prefix)
     }
 
+    /// `crm.workers`: that a worker is there. Each has a queue of its own while it is connected.
+    pub(super) fn workers(&self) -> String {
+        format!("{}.workers", self.prefix)
+    }
+
     /// `crm.dead`: dead letters, by `<stage>.<reason>`.
     pub(super) fn dead(&self) -> String {
         format!("{}.dead", self.prefix)
