@@ -12,7 +12,8 @@ fi
 
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
-export CARGO_TARGET_DIR="$PWD/target/planted-bugs" HISTORIES="${HISTORIES:-10000}"
+# A bug may leave code that nobody calls.
+export RUSTFLAGS=-Awarnings CARGO_TARGET_DIR="$PWD/target/planted-bugs" HISTORIES="${HISTORIES:-10000}"
 unfound=0
 for bug in none "${bugs[@]}"; do
     rm -rf "${copy:?}"/*
