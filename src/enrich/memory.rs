@@ -49,6 +49,7 @@ pub enum Entry {
 
 /// The last message that went out about a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "StoredSent", into = "StoredSent")]
 pub struct Sent {
     /// The first half of its version.
     pub state: Millis,
@@ -56,6 +57,30 @@ pub struct Sent {
     pub read: Option<Millis>,
     /// When the newest state that went out began: its `updatedAt`, or when it was deleted.
     pub newest: Option<Millis>,
+}
+
+/// [`Sent`] in milliseconds, which take a third of the text.
+#[derive(Serialize, Deserialize)]
+struct StoredSent(i64, Option<i64>, Option<i64>);
+
+impl From<Sent> for StoredSent {
+    fn from(sent: Sent) -> Self {
+        let ms = |at: Option<Millis>| at.map(Millis::as_i64);
+        Self(sent.state.as_i64(), ms(sent.read), ms(sent.newest))
+    }
+}
+
+impl TryFrom<StoredSent> for Sent {
+    type Error = &'static str;
+
+    fn try_from(StoredSent(state, read, newest): StoredSent) -> Result<Self, Self::Error> {
+        let at = |ms: i64| Millis::new(ms).ok_or("a time out of range");
+        Ok(Self {
+            state: at(state)?,
+            read: read.map(at).transpose()?,
+            newest: newest.map(at).transpose()?,
+        })
+    }
 }
 
 impl Sent {

@@ -94,6 +94,11 @@ impl Past {
             return pending().await;
         };
         let Some(stored) = reading.notes.recv().await else {
+            if (&mut reading.task).await.is_err() {
+                tracing::error!(
+                    "reading the changelog panicked (this is a bug); repeats may go out again"
+                );
+            }
             let duration_ms =
                 u64::try_from(reading.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             let (partition, notes) = (self.partition, reading.count);
