@@ -1,0 +1,155 @@
+//! The bus, and what goes wrong on it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crm_relay::enrich::{DeliveryId, Engine, Input, Note, Source};
+use crm_relay::event::{Event, Millis};
+
+use super::{Happening, World};
+
+/// An acknowledgement younger than this may not have reached the broker when the session breaks.
+const ACK_TRAVELS: Duration = Duration::from_millis(20);
+
+/// A batch as the bus holds it.
+#[derive(Clone)]
+pub(super) struct Message {
+    pub(super) events: Vec<Event>,
+}
+
+pub(super) struct Taken {
+    pub(super) from: Source,
+    pub(super) since: Millis,
+    pub(super) message: Message,
+}
+
+#[derive(Default)]
+pub(super) struct Bus {
+    pub(super) intake: VecDeque<Message>,
+    pub(super) backlog: VecDeque<Message>,
+    pub(super) unsettled: BTreeMap<u64, Taken>,
+    /// Acknowledged just now.
+    pub(super) acked: Vec<(Millis, Taken)>,
+    pub(super) last_tag: u64,
+    pub(super) connected: bool,
+    pub(super) backlog_open: bool,
+}
+
+impl World {
+    /// What goes wrong between relay and broker.
+    pub(super) fn strike(&mut self) -> Result<(), String> {
+        if self.dice.chance(self.weather.crash) {
+            self.coverage.note("crash");
+            self.crash();
+        } else if self.bus.connected && self.dice.chance(self.weather.lost_session) {
+            self.coverage.note("session lost");
+            self.lose_session();
+            self.tell(Input::Lost)?;
+        } else if self.bus.backlog_open && self.dice.chance(self.weather.lost_backlog) {
+            self.coverage.note("backlog's session lost");
+            self.give_back(Some(Source::Backlog));
+            self.checks.disturbed = true;
+        }
+        Ok(())
+    }
+
+    /// The process is gone, and another one starts.
+    pub(super) fn crash(&mut self) {
+        self.trace(|| "crash".to_owned());
+        self.life += 1;
+        self.lose_session();
+        self.engine = Engine::new(self.plans.clone(), self.life)
+            .with_budget_share(self.share)
+            .with_window(self.weather.window);
+        self.restore();
+        self.checks.new_life();
+    }
+
+    /// The engine learns what the one before it noted.
+    pub(super) fn restore(&mut self) {
+        for note in &self.notes {
+            match Note::decode(note) {
+                Ok(note) => self.engine.restore(note),
+                Err(error) => panic!("a note cannot be read: {error}"),
+            }
+        }
+    }
+
+    pub(super) fn lose_session(&mut self) {
+        self.trace(|| "session lost".to_owned());
+        self.checks.disturbed = true;
+        self.bus.connected = false;
+        self.bus.backlog_open = false;
+        self.give_back(None);
+        let delay = self.dice.millis(100, 5_000);
+        let life = self.life;
+        self.schedule(delay, Happening::Connect { life });
+    }
+
+    /// The broker takes back what is not settled, and what it has no acknowledgement of.
+    pub(super) fn give_back(&mut self, only: Option<Source>) {
+        let bus = &mut self.bus;
+        let is_meant = |taken: &Taken| only.is_none_or(|only| only == taken.from);
+        let acked = std::mem::take(&mut bus.acked).into_iter();
+        let young =
+            acked.filter(|(at, taken)| self.now.since(*at) < ACK_TRAVELS && is_meant(taken));
+        let unsettled: Vec<_> = bus
+            .unsettled
+            .extract_if(.., |_, taken| is_meant(taken))
+            .map(|(_, taken)| taken)
+            .collect();
+        for taken in young
+            .map(|(_, taken)| taken)
+            .chain(unsettled)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+        {
+            match taken.from {
+                Source::Intake => bus.intake.push_front(taken.message),
+                Source::Backlog => bus.backlog.push_front(taken.message),
+            }
+        }
+    }
+
+    /// The broker delivers what the window has room for.
+    pub(super) fn supply(&mut self) -> Result<(), String> {
+        while self.bus.connected {
+            let bus = &mut self.bus;
+            let out = |from| {
+                bus.unsettled
+                    .values()
+                    .filter(|taken| taken.from == from)
+                    .count()
+            };
+            let (intake, backlog) = (out(Source::Intake), out(Source::Backlog));
+            let (from, message) = if intake < self.weather.window && !bus.intake.is_empty() {
+                bus.backlog_open = true;
+                (Source::Intake, bus.intake.pop_front())
+            } else if bus.backlog_open && backlog < self.weather.window {
+                (Source::Backlog, bus.backlog.pop_front())
+            } else {
+                (Source::Intake, None)
+            };
+            let Some(message) = message else { break };
+            bus.last_tag += 1;
+            let tag = bus.last_tag;
+            let events = message.events.clone();
+            let since = self.now;
+            bus.unsettled.insert(
+                tag,
+                Taken {
+                    from,
+                    since,
+                    message,
+                },
+            );
+            self.tell(Input::Batch {
+                delivery: DeliveryId(tag),
+                events,
+                from,
+            })?;
+        }
+        Ok(())
+    }
+}
