@@ -9,6 +9,9 @@
 //! and stays reserved until a newer reply says otherwise or a window has passed. With a [`Share`] below the
 //! whole we keep to that share even while others are silent.
 //!
+//! Until a reply to a call of ours says how much is left, one call goes alone: of a portal that is new to us, and of all
+//! when we may not have been the only ones to make its calls. Where replies say nothing, a whole window is waited for.
+//!
 //! Within the window calls go at an even pace, of which live changes may run ahead by a burst: spent at
 //! once, a window would leave everyone waiting for its end.
 
@@ -79,13 +82,13 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget of which nothing is known yet.
+    /// A budget of which nothing is known yet. Since `ours_since` nobody else makes calls for the portal's events.
     #[must_use]
-    pub fn new(share: Share) -> Self {
+    pub fn new(share: Share, ours_since: Millis) -> Self {
         Self {
             share,
-            burst: Rolling::new(),
-            associations: Rolling::new(),
+            burst: Rolling::new(ours_since),
+            associations: Rolling::new(ours_since),
             daily: None,
             paused_until: None,
         }
@@ -161,15 +164,29 @@ impl Budget {
         self.pause(now.after(delay));
     }
 
+    /// Until `now` another worker may have made calls for the portal: what is left is learnt anew, by one call.
+    pub fn take_over(&mut self, now: Millis) {
+        self.burst.take_over(now);
+        self.associations.take_over(now);
+    }
+
+    /// Whether a new budget would allow as little as this one: no call of ours may still count, nothing is
+    /// paused, and the calls of the day are not short.
+    pub fn is_past(&mut self, now: Millis) -> bool {
+        let is_short = self
+            .daily
+            .as_ref()
+            .is_some_and(|daily| daily.is_short(self.share, now));
+        let is_paused = self.paused_until.is_some_and(|until| until > now);
+        !is_short && !is_paused && self.burst.is_past(now) && self.associations.is_past(now)
+    }
+
     /// What is left in the window of `class`, as far as is known; for metrics.
     #[must_use]
-    pub fn left(&self, class: LimitClass) -> Option<BudgetLeft> {
-        let rolling = match class {
-            LimitClass::Burst => &self.burst,
-            LimitClass::Associations => &self.associations,
-        };
-        let max = rolling.max()?;
-        Some(BudgetLeft::of(max.saturating_sub(rolling.used()), max))
+    pub fn left(&mut self, class: LimitClass, now: Millis) -> Option<BudgetLeft> {
+        let rolling = self.rolling(class);
+        let (max, used) = (rolling.max()?, rolling.used(now));
+        Some(BudgetLeft::of(max.saturating_sub(used), max))
     }
 
     /// What is left today, as far as is known; for metrics.
@@ -228,7 +245,7 @@ mod tests {
 
     #[test]
     fn the_first_call_goes_alone() {
-        let mut budget = Budget::new(Share::WHOLE);
+        let mut budget = Budget::new(Share::WHOLE, ms(0));
         assert!(budget.allows(LimitClass::Burst, Priority::Live, ms(0)));
         budget.sent(LimitClass::Burst, ms(0));
         assert!(!budget.allows(LimitClass::Burst, Priority::Live, ms(0)));
@@ -242,7 +259,7 @@ mod tests {
 
     #[test]
     fn what_others_use_is_left_to_them_for_a_window() {
-        let mut budget = Budget::new(Share::WHOLE);
+        let mut budget = Budget::new(Share::WHOLE, ms(0));
         budget.sent(LimitClass::Burst, ms(0));
         budget.answered(LimitClass::Burst, ms(0), ms(50), &limits(100, 1));
         budget.sent(LimitClass::Burst, ms(0));
@@ -253,9 +270,95 @@ mod tests {
         assert!(budget.allows(LimitClass::Burst, Priority::Live, ms(10_052)));
     }
 
+    fn reply(max: Option<u32>, remaining: Option<u32>) -> RateLimits {
+        RateLimits {
+            max,
+            remaining,
+            ..RateLimits::default()
+        }
+    }
+
+    #[test]
+    fn whoever_takes_over_starts_with_one_call_and_trusts_its_headers() {
+        let mut budget = Budget::new(Share::WHOLE, ms(0));
+        budget.sent(LimitClass::Burst, ms(0));
+        budget.answered(LimitClass::Burst, ms(0), ms(50), &limits(100, 99));
+        budget.take_over(ms(60_000));
+        let burst = |budget: &mut Budget, at| budget.allows(LimitClass::Burst, Priority::Live, at);
+        assert!(burst(&mut budget, ms(60_000)));
+        budget.sent(LimitClass::Burst, ms(60_000));
+        assert!(!burst(&mut budget, ms(60_001)), "one alone");
+        assert_eq!(
+            budget.next_at(LimitClass::Burst, Priority::Live, ms(60_001)),
+            None,
+            "only its answer tells"
+        );
+        budget.answered(LimitClass::Burst, ms(60_000), ms(60_050), &limits(100, 1));
+        budget.sent(LimitClass::Burst, ms(60_051));
+        assert!(!burst(&mut budget, ms(60_052)), "one was left");
+        assert!(burst(&mut budget, ms(70_062)));
+    }
+
+    #[test]
+    fn the_reply_to_a_call_from_before_a_take_over_tells_nothing() {
+        let mut budget = Budget::new(Share::WHOLE, ms(0));
+        budget.sent(LimitClass::Burst, ms(0));
+        budget.take_over(ms(20));
+        assert!(!budget.allows(LimitClass::Burst, Priority::Live, ms(20)));
+        budget.answered(LimitClass::Burst, ms(0), ms(50), &limits(100, 99));
+        budget.sent(LimitClass::Burst, ms(50));
+        assert!(!budget.allows(LimitClass::Burst, Priority::Live, ms(51)));
+    }
+
+    #[test]
+    fn a_limit_without_headers_is_waited_for_a_whole_window_after_a_take_over() {
+        let class = LimitClass::Associations;
+        let mut budget = Budget::new(Share::WHOLE, ms(1_000));
+        assert!(budget.allows(class, Priority::Live, ms(1_000)));
+        budget.sent(class, ms(1_000));
+        budget.answered(class, ms(1_000), ms(1_050), &reply(None, None));
+        assert!(!budget.allows(class, Priority::Live, ms(1_051)));
+        let next = budget.next_at(class, Priority::Live, ms(1_051));
+        let next = next.expect("time alone changes it");
+        assert!(next > ms(11_000) && next < ms(11_100), "{next:?}");
+        assert!(budget.allows(class, Priority::Live, next));
+        let mut later = Budget::new(Share::WHOLE, ms(1_000));
+        later.sent(class, ms(60_000));
+        later.answered(class, ms(60_000), ms(60_050), &reply(None, None));
+        assert!(
+            later.allows(class, Priority::Live, ms(60_051)),
+            "all calls were ours"
+        );
+    }
+
+    #[test]
+    fn a_budget_is_past_when_no_call_may_count_and_the_day_is_not_short() {
+        let mut budget = Budget::new(Share::WHOLE, ms(0));
+        assert!(budget.is_past(ms(0)));
+        budget.sent(LimitClass::Associations, ms(0));
+        assert!(!budget.is_past(ms(60_000)), "a call is under way");
+        budget.answered(
+            LimitClass::Associations,
+            ms(0),
+            ms(60_000),
+            &limits(100, 99),
+        );
+        assert!(!budget.is_past(ms(69_999)), "it may still count");
+        assert!(budget.is_past(ms(70_001)));
+        budget.sent(LimitClass::Burst, ms(70_001));
+        let short = RateLimits {
+            daily_max: Some(1_000),
+            daily_remaining: Some(100),
+            ..limits(100, 99)
+        };
+        budget.answered(LimitClass::Burst, ms(70_001), ms(70_002), &short);
+        assert!(!budget.is_past(ms(600_000)), "the day is short");
+        assert!(budget.is_past(ms(26 * 3_600_000)), "the day is over");
+    }
+
     #[test]
     fn a_refusal_pauses_every_class_for_as_long_as_it_says() {
-        let mut budget = Budget::new(Share::WHOLE);
+        let mut budget = Budget::new(Share::WHOLE, ms(0));
         budget.refused(RateLimitPolicy::Secondly, None, ms(0));
         assert!(!budget.allows(LimitClass::Associations, Priority::Live, ms(999)));
         assert_eq!(
@@ -273,7 +376,7 @@ mod tests {
 
     #[test]
     fn an_empty_daily_budget_pauses_until_the_next_probe() {
-        let mut budget = Budget::new(Share::WHOLE);
+        let mut budget = Budget::new(Share::WHOLE, ms(0));
         budget.sent(LimitClass::Burst, ms(0));
         let spent = RateLimits {
             daily_remaining: Some(0),
@@ -317,7 +420,7 @@ mod tests {
             max,
             arrivals: VecDeque::new(),
         };
-        let mut budget = Budget::new(Share::WHOLE);
+        let mut budget = Budget::new(Share::WHOLE, ms(0));
         let mut on_the_way: Vec<(i64, i64)> = Vec::new(); // (arrives, sent)
         let mut answers: Vec<(i64, i64, u32)> = Vec::new(); // (answered, sent, remaining)
         let mut sent = 0;

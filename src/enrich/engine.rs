@@ -1,6 +1,6 @@
 //! The engine of one partition: deliveries in, calls and messages out, settlements when all is done.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::event::{Event, EventId, Millis, PortalId};
@@ -15,22 +15,24 @@ use super::job::Key;
 use super::memory::Memory;
 use super::plan::Plans;
 use super::portal::{Context, Portal};
+use super::portals::Portals;
 use super::priority::Priority;
 use super::protocol::{
     BudgetLeft, CallId, DeliveryId, Ending, EngineStats, Input, NoteId, Output, PublishId, Source,
 };
 
-/// How often portals that get nowhere are looked for.
+/// How often portals that get nowhere, or have nothing to do, are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The engine of one partition. See the [module](super).
 #[derive(Debug)]
 pub struct Engine {
     plans: Plans,
-    budget_share: Share,
-    portals: BTreeMap<PortalId, Portal>,
+    pub(super) portals: Portals,
+    /// Whether the last deliveries that came are ours: not before the first, and not after a loss.
+    active: bool,
     admission: Admission,
-    /// When portals that get nowhere are looked for next.
+    /// When portals that get nowhere, or have nothing to do, are looked for next.
     next_sweep: Millis,
     set_aside: u64,
     live: HashMap<EventId, Live>,
@@ -62,8 +64,8 @@ impl Engine {
     pub fn new(plans: Plans, seed: u64) -> Self {
         Self {
             plans,
-            budget_share: Share::WHOLE,
-            portals: BTreeMap::new(),
+            portals: Portals::new(Share::WHOLE),
+            active: false,
             admission: Admission::new(WINDOW_DEFAULT),
             next_sweep: Millis::default(),
             set_aside: 0,
@@ -81,7 +83,7 @@ impl Engine {
     #[must_use]
     pub fn with_budget_share(self, share: Share) -> Self {
         Self {
-            budget_share: share,
+            portals: Portals::new(share),
             ..self
         }
     }
@@ -131,8 +133,7 @@ impl Engine {
             }
             Input::Lost => self.lost(),
             Input::Tick => {
-                let portals: Vec<_> = self.portals.keys().cloned().collect();
-                for portal_id in portals {
+                for portal_id in self.portals.busy() {
                     self.with_portal(now, &portal_id, |_, _| {});
                 }
             }
@@ -152,12 +153,10 @@ impl Engine {
     /// When to send [`Input::Tick`], if nothing happens before.
     pub fn next_wake(&mut self, now: Millis) -> Option<Millis> {
         let sweeps = !self.admission.is_empty() || self.admission.holds();
-        self.portals
-            .values_mut()
-            .filter_map(|portal| portal.next_wake(now))
-            .chain(sweeps.then_some(self.next_sweep))
-            .chain(self.changelog.due())
-            .min()
+        let portals = self.portals.next_wake(now);
+        let others = sweeps.then_some(self.next_sweep).into_iter();
+        let others = others.chain(self.changelog.due());
+        portals.into_iter().chain(others).min()
     }
 
     /// Whether nothing waits and nothing is under way.
@@ -166,7 +165,7 @@ impl Engine {
         self.admission.is_empty()
             && self.publishes.is_empty()
             && self.changelog.is_empty()
-            && self.portals.values().all(Portal::is_idle)
+            && self.portals.is_idle()
     }
 
     /// Figures for the metrics.
@@ -181,9 +180,12 @@ impl Engine {
         for portal in self.portals.values_mut() {
             let least =
                 |known: Option<BudgetLeft>, new| BudgetLeft::least_of(known.into_iter().chain(new));
-            let budget = &portal.budget;
-            stats.burst = least(stats.burst, budget.left(LimitClass::Burst));
-            stats.associations = least(stats.associations, budget.left(LimitClass::Associations));
+            let budget = &mut portal.budget;
+            stats.burst = least(stats.burst, budget.left(LimitClass::Burst, now));
+            stats.associations = least(
+                stats.associations,
+                budget.left(LimitClass::Associations, now),
+            );
             stats.daily = least(stats.daily, budget.daily_left());
             stats.daily_lasts = shorter(stats.daily_lasts, budget.daily_lasts(now));
             let is_paused = matches!(portal.health, Health::Paused { .. });
@@ -213,6 +215,9 @@ impl Engine {
             self.effects.outputs.push_back(Output::Ack(delivery));
             return;
         };
+        if !std::mem::replace(&mut self.active, true) {
+            self.portals.take_over(now);
+        }
         let priority = Priority::of_all(events.iter());
         let standing = standing(&self.portals, &first.portal_id, now);
         if self
@@ -251,10 +256,11 @@ impl Engine {
         self.effects.outputs.push_back(Output::SetAside(delivery));
     }
 
-    /// Sets aside what holds up others: the deliveries of portals that get nowhere, and those from the backlog
+    /// Drops portals that are idle. Sets aside what holds up others: the deliveries of portals that get nowhere, and those from the backlog
     /// that wait for such.
     fn sweep(&mut self, now: Millis) {
         self.next_sweep = now.after(SWEEP_INTERVAL);
+        self.portals.drop_idle(now);
         for (portal_id, since) in self.admission.portals() {
             let Some(portal) = self.portals.get(&portal_id) else {
                 continue;
@@ -314,10 +320,7 @@ impl Engine {
                 ending: Ending::Unwanted,
             };
             self.live.insert(id.clone(), live);
-            let portal = self
-                .portals
-                .entry(portal_id.clone())
-                .or_insert_with(|| Portal::new(portal_id, self.budget_share));
+            let portal = self.portals.enter(&portal_id, now);
             let mut ctx = Context {
                 now,
                 plans: &self.plans,
@@ -361,6 +364,7 @@ impl Engine {
             };
             act(portal, &mut ctx);
             portal.dispatch(&mut ctx);
+            self.portals.told(portal_id);
         }
     }
 
@@ -368,6 +372,7 @@ impl Engine {
     /// stays known, so that its repeat is recognised; unless only a part of it is, since the repeat must
     /// then make up for the rest, and the confirm of the part that is must not count for the repeat.
     fn lost(&mut self) {
+        self.active = false;
         self.admission.clear();
         self.changelog.lost();
         let on_their_way = counted(self.portals.values_mut().flat_map(Portal::lost));
@@ -453,7 +458,7 @@ fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
 }
 
 /// How work for a portal is taken up, as far as is known.
-fn standing(portals: &BTreeMap<PortalId, Portal>, portal_id: &PortalId, now: Millis) -> Standing {
+fn standing(portals: &Portals, portal_id: &PortalId, now: Millis) -> Standing {
     let portal = portals.get(portal_id);
     portal.map_or(Standing::Good, |portal| portal.health.standing(now))
 }

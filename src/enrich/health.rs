@@ -62,6 +62,15 @@ impl Health {
         }
     }
 
+    /// Whether nothing is amiss any more, as far as is known.
+    pub fn is_past(self, now: Millis) -> bool {
+        match self {
+            Self::Ready => true,
+            Self::BackingOff { until, .. } => until <= now,
+            Self::Refreshing | Self::Paused { .. } => false,
+        }
+    }
+
     /// When [`Self::allows`] may change by itself.
     pub fn until(self) -> Option<Millis> {
         match self {

@@ -9,7 +9,7 @@
 //!
 //! - `protocol`: what the engine is told and what it says;
 //! - [`Plans`]: what to read, by object type;
-//! - `portal`: the jobs of one portal, from events to messages;
+//! - `portal`: the jobs of one portal, from events to messages; `portals`: all of them, while they are in use;
 //! - `request`, `cache`, `fresh`, `assemble`, [`typed`]: reads, what is shared, and what comes of them;
 //! - [`budget`], `health`, `priority`: whether a call may be sent, and whose goes first;
 //! - `admission`: which deliveries are taken up now, and which are set aside so that they hold up nobody;
@@ -30,6 +30,7 @@ mod job;
 mod memory;
 mod plan;
 mod portal;
+mod portals;
 mod priority;
 mod protocol;
 mod request;

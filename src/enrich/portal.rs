@@ -62,11 +62,12 @@ pub struct Context<'a> {
 }
 
 impl Portal {
-    pub fn new(id: PortalId, share: Share) -> Self {
+    /// A portal of which nothing is known. Since `ours_since` nobody else makes the calls of its events.
+    pub fn new(id: PortalId, share: Share, ours_since: Millis) -> Self {
         Self {
             id,
             health: Health::default(),
-            budget: Budget::new(share),
+            budget: Budget::new(share, ours_since),
             progressed_at: Millis::default(),
             shared: Shared::default(),
             lanes: HashMap::new(),
@@ -95,6 +96,16 @@ impl Portal {
     /// Whether events wait.
     pub fn has_work(&self) -> bool {
         !self.lanes.is_empty()
+    }
+
+    /// Whether something waits, is under way, or will be asked for again by itself.
+    pub fn is_busy(&self) -> bool {
+        !self.is_idle() || !self.ready.is_empty()
+    }
+
+    /// Whether a new portal would behave as this one, once it has learnt the limits and what is shared.
+    pub fn is_as_new(&mut self, now: Millis) -> bool {
+        !self.is_busy() && self.health.is_past(now) && self.budget.is_past(now)
     }
 
     /// When time alone may let something happen.

@@ -12,6 +12,7 @@ use crate::hubspot::call::*;
 use super::budget::Share;
 use super::*;
 
+mod idle;
 mod isolation;
 mod shortage;
 

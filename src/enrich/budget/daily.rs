@@ -102,6 +102,11 @@ impl Daily {
         }
     }
 
+    /// Whether calls of the day are held back.
+    pub fn is_short(&self, share: Share, now: Millis) -> bool {
+        self.resets_at > now && self.next_at(share, Priority::Bulk, now) > now
+    }
+
     /// How long the rest lasts at the pace of the last hour; `None` when it lasts until it is reset.
     pub fn lasts(&self, now: Millis) -> Option<Duration> {
         let (since, rest_then) = *self.notes.front()?;

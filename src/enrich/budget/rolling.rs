@@ -12,8 +12,12 @@ use super::{BURST_SHARE, INTERVAL_DEFAULT, LIVE_RESERVE_PERCENT, MAX_DEFAULT, Sh
 /// One rolling window.
 #[derive(Debug)]
 pub struct Rolling {
-    /// `None` until the first reply: then one call at a time.
+    /// `None` until the first reply.
     max: Option<u32>,
+    /// Whether what is left is not known: then one call at a time.
+    alone: bool,
+    /// Since when nobody else makes the calls of the portal's events.
+    ours_since: Millis,
     interval: Duration,
     in_flight: u32,
     /// Answered calls that may still count, in the order they were answered.
@@ -35,9 +39,11 @@ struct AnsweredCall {
 }
 
 impl Rolling {
-    pub fn new() -> Self {
+    pub fn new(ours_since: Millis) -> Self {
         Self {
             max: None,
+            alone: true,
+            ours_since,
             interval: INTERVAL_DEFAULT,
             in_flight: 0,
             answered: VecDeque::new(),
@@ -57,15 +63,30 @@ impl Rolling {
     }
 
     /// Calls that are, or may still be, counted: ours and, as far as is known, those of others.
-    pub fn used(&self) -> u32 {
-        self.held().saturating_add(self.others)
+    pub fn used(&mut self, now: Millis) -> u32 {
+        self.forget_before(now);
+        self.all_held()
+    }
+
+    /// Whether no call may still be counted, as far as is known.
+    pub fn is_past(&mut self, now: Millis) -> bool {
+        self.used(now) == 0
+    }
+
+    /// Others may have made calls until `now`.
+    pub fn take_over(&mut self, now: Millis) {
+        self.ours_since = now;
+        self.alone = true;
     }
 
     /// Whether a call may go now: there is room in the window, and its pace allows it.
     pub fn allows(&mut self, share: Share, priority: Priority, now: Millis) -> bool {
         self.forget_before(now);
+        if self.alone && self.in_flight > 0 {
+            return false;
+        }
         let Some(max) = self.max else {
-            return self.in_flight == 0;
+            return true;
         };
         if !self.has_room(max, share, Priority::Live) {
             self.was_full = true;
@@ -85,6 +106,9 @@ impl Rolling {
             return None;
         }
         let max = self.max?;
+        if self.alone && self.in_flight > 0 {
+            return None;
+        }
         if self.has_room(max, share, priority) {
             let ahead_us = self.due_us - self.tolerance_us(max, share, priority) - micros(now);
             let ahead = Duration::from_micros(u64::try_from(ahead_us).unwrap_or(0));
@@ -109,17 +133,28 @@ impl Rolling {
     pub fn answered(&mut self, sent_at: Millis, now: Millis, limits: &RateLimits) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.interval = limits.interval.unwrap_or(self.interval);
-        self.max = Some(limits.max.or(self.max).unwrap_or(MAX_DEFAULT).max(1));
+        let max = limits.max.or(self.max).unwrap_or(MAX_DEFAULT).max(1);
+        self.max = Some(max);
         self.forget_before(now);
+        let is_first = self.alone && sent_at >= self.ours_since;
         if let (Some(max), Some(remaining)) = (limits.max, limits.remaining) {
             let used = max.saturating_sub(remaining);
             self.others = used.saturating_sub(self.surely_counted(sent_at, now));
             self.others_until = now.after(self.interval);
+        } else if is_first && self.ours_since.after(self.interval) > now {
+            // Nothing is said of what others used: all of it, until that is past.
+            self.others = max;
+            self.others_until = self.ours_since.after(self.interval);
         }
+        self.alone &= !is_first;
         self.answered.push_back(AnsweredCall {
             sent_at,
             answered_at: now,
         });
+    }
+
+    fn all_held(&self) -> u32 {
+        self.held().saturating_add(self.others)
     }
 
     fn held(&self) -> u32 {
@@ -135,7 +170,7 @@ impl Rolling {
                 .div_ceil(100)
                 .min(share.of(max) - 1),
         };
-        self.held() + reserve < share.of(max) && self.used() + reserve < max
+        self.held() + reserve < share.of(max) && self.all_held() + reserve < max
     }
 
     fn is_due(&self, max: u32, share: Share, priority: Priority, now: Millis) -> bool {
