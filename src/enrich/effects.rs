@@ -7,6 +7,7 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 use crate::event::{DeadLetter, EnrichedEvent, EventId, Millis, PortalId};
 
+use super::batch_max::SplitId;
 use super::job::{JobId, Key};
 use super::protocol::{Ending, Output, PublishId};
 use super::request::Request;
@@ -49,6 +50,10 @@ impl Effects {
 
     pub fn next_job(&mut self) -> JobId {
         JobId(self.next_id())
+    }
+
+    pub fn next_split(&mut self) -> SplitId {
+        SplitId(self.next_id())
     }
 
     /// Between 0 and 1.

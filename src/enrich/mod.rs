@@ -10,6 +10,7 @@
 //! - `protocol`: what the engine is told and what it says;
 //! - [`Plans`]: what to read, by object type;
 //! - `portal`: the jobs of one portal, from events to messages; `portals`: all of them, while they are in use;
+//! - `batch_max`: how large a batch may be;
 //! - `request`, `cache`, `fresh`, `assemble`, [`typed`]: reads, what is shared, and what comes of them;
 //! - [`budget`], `health`, `priority`: whether a call may be sent, and whose goes first;
 //! - `admission`: which deliveries are taken up now, and which are set aside so that they hold up nobody;
@@ -20,6 +21,7 @@ pub mod typed;
 
 mod admission;
 mod assemble;
+mod batch_max;
 mod cache;
 mod changelog;
 mod effects;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use crate::event::{Millis, ObjectId, ObjectTypeId, PortalId};
 use crate::hubspot::call::{AssociationInput, LimitClass};
 
+use super::batch_max::BatchMax;
 use super::budget::{Budget, Share};
 use super::cache::Shared;
 use super::effects::Effects;
@@ -33,11 +34,14 @@ pub struct Portal {
     /// When HubSpot last answered, a message was last confirmed, or work came after none.
     pub progressed_at: Millis,
     shared: Shared,
+    batch_max: BatchMax,
     lanes: HashMap<Key, Lane>,
     /// Records whose job waits to be read, by type.
     to_read: BTreeMap<ObjectTypeId, ReadQueue<ObjectId>>,
     /// Pages of associations that wait to be read.
-    to_associate: BTreeMap<(ObjectTypeId, ObjectTypeId), ReadQueue<(AssociationInput, JobId)>>,
+    to_associate: BTreeMap<Pair, Gathering>,
+    /// Types of which more records wait than the last batch of them took.
+    backlogged: BTreeSet<ObjectTypeId>,
     /// Requests ready to be sent as they are.
     ready: VecDeque<Request>,
     /// Groups with something waiting, in the order of their turn.
@@ -51,6 +55,35 @@ pub struct Portal {
     assembling: BTreeSet<Key>,
     /// Records to be read again, by when.
     rereads: BTreeMap<Millis, Vec<(Key, JobId)>>,
+}
+
+/// The types at both ends of an association.
+type Pair = (ObjectTypeId, ObjectTypeId);
+
+/// Pages of associations that wait to be read, with their jobs.
+#[derive(Debug, Default)]
+struct Gathering {
+    queue: ReadQueue<(AssociationInput, JobId)>,
+    /// Since when the first of them has waited, or when the last batch was taken.
+    since: Millis,
+}
+
+impl Gathering {
+    fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn push(&mut self, priority: Priority, page: (AssociationInput, JobId), now: Millis) {
+        if self.queue.is_empty() {
+            self.since = now;
+        }
+        self.queue.push(priority, page);
+    }
+
+    fn take(&mut self, count: usize, now: Millis) -> Vec<(AssociationInput, JobId)> {
+        self.since = now;
+        self.queue.take(count)
+    }
 }
 
 /// What a portal's methods need besides their own state.
@@ -70,9 +103,11 @@ impl Portal {
             budget: Budget::new(share, ours_since),
             progressed_at: Millis::default(),
             shared: Shared::default(),
+            batch_max: BatchMax::default(),
             lanes: HashMap::new(),
             to_read: BTreeMap::new(),
             to_associate: BTreeMap::new(),
+            backlogged: BTreeSet::new(),
             ready: VecDeque::new(),
             turns: VecDeque::new(),
             groups_in_flight: HashMap::new(),
@@ -117,7 +152,11 @@ impl Portal {
             Some(until) => Some(until),
             None => budget,
         };
-        reread.into_iter().chain(may_send).min()
+        let gathered = self.to_associate.keys();
+        let gathered = gathered.filter_map(|pair| self.gathers_until(pair));
+        let gathered = gathered.filter(|until| *until > now).min();
+        let all = reread.into_iter().chain(may_send).chain(gathered);
+        all.min()
     }
 
     fn budget_wake(&mut self, now: Millis) -> Option<Millis> {

@@ -3,6 +3,7 @@
 use crate::event::{ObjectId, ObjectTypeId, OwnerId};
 use crate::hubspot::call::{AssociationInput, Call, LimitClass};
 
+use super::batch_max::{BatchKind, SplitId};
 use super::job::{JobId, Key};
 
 /// What is asked of HubSpot, and for which jobs.
@@ -13,6 +14,8 @@ pub enum Request {
         object_type_id: ObjectTypeId,
         ids: Vec<(ObjectId, JobId)>,
         properties: Vec<String>,
+        /// The refused batch that it is a half of.
+        half_of: Option<SplitId>,
     },
     /// Whether an id leads to another record.
     Single {
@@ -25,6 +28,8 @@ pub enum Request {
         from: ObjectTypeId,
         to: ObjectTypeId,
         inputs: Vec<(AssociationInput, JobId)>,
+        /// The refused batch that it is a half of.
+        half_of: Option<SplitId>,
     },
     /// The definitions of a type.
     Definitions(ObjectTypeId),
@@ -95,27 +100,58 @@ impl Request {
         }
     }
 
-    /// Two halves, or `None` when it names a single thing.
-    pub fn split(&self) -> Option<(Self, Self)> {
-        let mut first = self.clone();
-        let second = match &mut first {
-            Self::Records {
-                object_type_id,
-                ids,
-                properties,
-            } if ids.len() > 1 => Self::Records {
-                object_type_id: object_type_id.clone(),
-                ids: ids.split_off(ids.len() / 2),
-                properties: properties.clone(),
-            },
-            Self::Associations { from, to, inputs } if inputs.len() > 1 => Self::Associations {
-                from: from.clone(),
-                to: to.clone(),
-                inputs: inputs.split_off(inputs.len() / 2),
-            },
+    /// Two halves, as those of `id`; `None` when it names a single thing.
+    pub fn split(&self, id: SplitId) -> Option<(Self, Self)> {
+        let (mut first, mut second) = (self.clone(), self.clone());
+        match (&mut first, &mut second) {
+            (
+                Self::Records {
+                    ids, half_of: one, ..
+                },
+                Self::Records {
+                    ids: rest,
+                    half_of: other,
+                    ..
+                },
+            ) if ids.len() > 1 => {
+                *rest = ids.split_off(ids.len() / 2);
+                (*one, *other) = (Some(id), Some(id));
+            }
+            (
+                Self::Associations {
+                    inputs,
+                    half_of: one,
+                    ..
+                },
+                Self::Associations {
+                    inputs: rest,
+                    half_of: other,
+                    ..
+                },
+            ) if inputs.len() > 1 => {
+                *rest = inputs.split_off(inputs.len() / 2);
+                (*one, *other) = (Some(id), Some(id));
+            }
             _ => return None,
-        };
+        }
         Some((first, second))
+    }
+
+    /// The refused batch that it is a half of.
+    pub fn half_of(&self) -> Option<SplitId> {
+        match self {
+            Self::Records { half_of, .. } | Self::Associations { half_of, .. } => *half_of,
+            _ => None,
+        }
+    }
+
+    /// What it reads a batch of, and how many; `None` when it is no batch.
+    pub fn batch(&self) -> Option<(BatchKind, usize)> {
+        match self {
+            Self::Records { ids, .. } => Some((BatchKind::Records, ids.len())),
+            Self::Associations { inputs, .. } => Some((BatchKind::Associations, inputs.len())),
+            _ => None,
+        }
     }
 
     /// What goes on the wire.
@@ -125,6 +161,7 @@ impl Request {
                 object_type_id,
                 ids,
                 properties,
+                ..
             } => Call::ReadRecords {
                 object_type_id,
                 ids: ids.into_iter().map(|(id, _)| id).collect(),
@@ -138,7 +175,9 @@ impl Request {
                 id,
                 properties: Vec::new(),
             },
-            Self::Associations { from, to, inputs } => Call::ReadAssociations {
+            Self::Associations {
+                from, to, inputs, ..
+            } => Call::ReadAssociations {
                 from,
                 to,
                 inputs: inputs.into_iter().map(|(input, _)| input).collect(),

@@ -54,6 +54,9 @@ impl Portal {
             Ok(answer) => {
                 self.health = Health::Ready;
                 self.progressed_at = ctx.now;
+                if let (Some(whole), Some((kind, size))) = (request.half_of(), request.batch()) {
+                    self.batch_max.taken(whole, kind, size, ctx.now);
+                }
                 self.apply(request, answer, ctx);
             }
             Err(error) => self.failed(request, error, ctx),
@@ -105,13 +108,20 @@ impl Portal {
                 };
                 self.forbid(request, &problem, ctx);
             }
-            CallError::Refused { .. } => match request.split() {
-                Some((first, second)) => {
-                    self.ready.push_front(second);
-                    self.ready.push_front(first);
+            CallError::Refused { status, .. } => {
+                let id = ctx.effects.next_split();
+                match request.split(id) {
+                    Some((first, second)) => {
+                        self.batch_max.halved(id, status, request.half_of());
+                        self.ready.push_front(second);
+                        self.ready.push_front(first);
+                    }
+                    None => {
+                        self.batch_max.refused(request.half_of());
+                        self.refuse(request, DeadLetterReason::RefusedByHubspot, &error, ctx);
+                    }
                 }
-                None => self.refuse(request, DeadLetterReason::RefusedByHubspot, &error, ctx),
-            },
+            }
         }
     }
 
@@ -184,7 +194,9 @@ impl Portal {
         match request {
             // Concluded above, record by record.
             Request::Records { .. } | Request::Single { .. } => {}
-            Request::Associations { from, to, inputs } => {
+            Request::Associations {
+                from, to, inputs, ..
+            } => {
                 for (input, job) in inputs {
                     self.fail_associations(&(from.clone(), input.id), job, &to, problem, ctx);
                 }
@@ -237,7 +249,12 @@ impl Portal {
                     completed_at,
                 },
             ) => self.apply_single(&(object_type_id, id), job, record, completed_at, ctx),
-            (Request::Associations { from, to, inputs }, Answer::Associations(pages)) => {
+            (
+                Request::Associations {
+                    from, to, inputs, ..
+                },
+                Answer::Associations(pages),
+            ) => {
                 self.apply_associations(&from, &to, inputs, pages, ctx);
             }
             (Request::Definitions(of), Answer::Properties(definitions)) => {
@@ -466,7 +483,7 @@ impl Portal {
                 self.to_associate
                     .entry(pair)
                     .or_default()
-                    .push(priority, (page, job));
+                    .push(priority, (page, job), ctx.now);
                 self.take_turn(Group::Associations(key.0.clone(), to.clone()));
             }
             _ => {

@@ -1,17 +1,20 @@
 //! Calls go out: which request is next, and whether it may be sent.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use crate::enrich::batch_max::BatchKind;
 use crate::enrich::cache::DEFINITIONS_TTL;
 use crate::enrich::job::{AssociationsRead, Job, Key};
-use crate::enrich::plan::Plans;
 use crate::enrich::priority::{BULK_FLOOR, Priority, ReadQueue};
 use crate::enrich::request::{Group, Request};
 use crate::event::{Millis, ObjectTypeId};
-use crate::hubspot::call::{AssociationInput, LimitClass, READ_ASSOCIATIONS_MAX, READ_RECORDS_MAX};
+use crate::hubspot::call::{AssociationInput, LimitClass};
 
-use super::{Context, Portal};
+use super::{Context, Gathering, Pair, Portal};
 
+/// The longest that associations gather to fill a batch, while records of their type wait to be read.
+const GATHER_MAX: Duration = Duration::from_secs(2);
 /// The most calls of one portal under way at once: enough to use HubSpot's highest limit when it answers
 /// after more than a second.
 pub const CALLS_IN_FLIGHT_MAX: usize = 32;
@@ -156,7 +159,7 @@ impl Portal {
             Group::Associations(from, to) => self
                 .to_associate
                 .get(&(from.clone(), to.clone()))
-                .is_some_and(|queue| queue.has(priority)),
+                .is_some_and(|gathering| gathering.queue.has(priority)),
         }
     }
 
@@ -194,29 +197,36 @@ impl Portal {
             return Some(Request::Definitions(of.clone()));
         }
         let waiting = self.to_read.get(of).map_or(0, ReadQueue::len);
-        if !known || !self.may_go(&Group::Records(of.clone()), waiting, READ_RECORDS_MAX) {
+        let full = self.batch_max.of(BatchKind::Records, ctx.now);
+        if !known || !self.may_go(&Group::Records(of.clone()), waiting, full) {
             return None;
         }
-        self.begin_reads(of, ctx)
+        self.begin_reads(of, full, ctx)
     }
 
-    /// Takes up to a batch of records whose reads begin now: from here on their jobs take no more events.
+    /// Takes up to a `full` batch of records whose reads begin now: from here on their jobs take no more events.
     pub(super) fn begin_reads(
         &mut self,
         of: &ObjectTypeId,
+        full: usize,
         ctx: &mut Context<'_>,
     ) -> Option<Request> {
         let mut ids = Vec::new();
         let mut changed: BTreeSet<String> = BTreeSet::new();
-        while ids.len() < READ_RECORDS_MAX
+        while ids.len() < full
             && let Some(queue) = self.to_read.get_mut(of).filter(|queue| !queue.is_empty())
         {
-            for id in queue.take(READ_RECORDS_MAX - ids.len()) {
-                if let Some(job) = self.begin_read(&(of.clone(), id.clone()), ctx.plans) {
+            for id in queue.take(full - ids.len()) {
+                if let Some(job) = self.begin_read(&(of.clone(), id.clone()), ctx) {
                     changed.extend(job.changed_properties().map(str::to_owned));
                     ids.push((id, job.id));
                 }
             }
+        }
+        if self.to_read.get(of).is_some_and(|queue| !queue.is_empty()) {
+            self.backlogged.insert(of.clone());
+        } else {
+            self.backlogged.remove(of);
         }
         let properties = ctx.plans.of(of).property_names(
             of,
@@ -227,11 +237,12 @@ impl Portal {
             object_type_id: of.clone(),
             ids,
             properties,
+            half_of: None,
         })
     }
 
     /// Begins the read of a record's next job, or repeats that of the one under way.
-    pub(super) fn begin_read(&mut self, key: &Key, plans: &Plans) -> Option<&Job> {
+    pub(super) fn begin_read(&mut self, key: &Key, ctx: &Context<'_>) -> Option<&Job> {
         let lane = self.lanes.get_mut(key)?;
         lane.queued = None;
         let begins = match &mut lane.active {
@@ -248,13 +259,13 @@ impl Portal {
             }
         };
         if begins {
-            self.queue_associations(key, plans);
+            self.queue_associations(key, ctx);
         }
         self.lanes.get(key)?.active.as_ref()
     }
 
     /// The associations are read from the moment on that the record is.
-    pub(super) fn queue_associations(&mut self, key: &Key, plans: &Plans) {
+    pub(super) fn queue_associations(&mut self, key: &Key, ctx: &Context<'_>) {
         let Some(job) = self
             .lanes
             .get_mut(key)
@@ -264,7 +275,7 @@ impl Portal {
         };
         let job_id = job.id;
         let priority = Priority::of_all(job.events.iter());
-        for to in &plans.of(&key.0).associations {
+        for to in &ctx.plans.of(&key.0).associations {
             if let Some(reading) = job.reading() {
                 reading
                     .associations
@@ -278,9 +289,9 @@ impl Portal {
             self.to_associate
                 .entry(pair)
                 .or_default()
-                .push(priority, (page, job_id));
+                .push(priority, (page, job_id), ctx.now);
         }
-        for to in &plans.of(&key.0).associations {
+        for to in &ctx.plans.of(&key.0).associations {
             self.take_turn(Group::Associations(key.0.clone(), to.clone()));
         }
     }
@@ -294,20 +305,34 @@ impl Portal {
     ) -> Option<Request> {
         let group = Group::Associations(from.clone(), to.clone());
         let pair = (from.clone(), to.clone());
-        let waiting = self.to_associate.get(&pair).map_or(0, ReadQueue::len);
+        let waiting = self.to_associate.get(&pair).map_or(0, Gathering::len);
+        let full = self.batch_max.of(BatchKind::Associations, now);
         if !self.budget.allows(LimitClass::Associations, within, now)
-            || !self.may_go(&group, waiting, READ_ASSOCIATIONS_MAX)
+            || !self.may_go(&group, waiting, full)
+            || waiting < full && self.gathers_until(&pair).is_some_and(|until| until > now)
         {
             return None;
         }
-        let inputs = self
-            .to_associate
-            .get_mut(&pair)?
-            .take(READ_ASSOCIATIONS_MAX);
+        let inputs = self.to_associate.get_mut(&pair)?.take(full, now);
         self.still_wanted(Request::Associations {
             from: from.clone(),
             to: to.clone(),
             inputs,
+            half_of: None,
         })
+    }
+
+    /// While a backlog of records is read, batch after batch, their associations gather to fill larger batches: until when.
+    /// Live changes do not wait for the records of an import.
+    pub(super) fn gathers_until(&self, pair: &Pair) -> Option<Millis> {
+        let gathering = self.to_associate.get(pair)?;
+        let urgent = if gathering.queue.has(Priority::Live) {
+            Priority::Live
+        } else {
+            Priority::Bulk
+        };
+        let more = self.to_read.get(&pair.0)?.has(urgent);
+        let gathers = more && self.backlogged.contains(&pair.0);
+        gathers.then(|| gathering.since.after(GATHER_MAX))
     }
 }

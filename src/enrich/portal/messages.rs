@@ -236,6 +236,7 @@ impl Portal {
     pub(in crate::enrich) fn lost(&mut self) -> Vec<EventId> {
         self.to_read.clear();
         self.to_associate.clear();
+        self.backlogged.clear();
         self.turns.clear();
         self.rereads.clear();
         self.assembling.clear();
