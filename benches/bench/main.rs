@@ -6,6 +6,7 @@
 //! 4. `end_to_end`: from the change in HubSpot to the subscriber.
 //! 5. `portals`: the same for many portals on one partition, of which one imports.
 //! 6. `changelog`: what a note costs, and how long a take-over reads.
+//! 7. `idle-portals`: what portals cost that have nothing to do.
 //!
 //! Where it makes sense, the integration of `benches/comparison` does the same work beside the relay. Within a stage the
 //! rounds of all its cases alternate, so that a machine that slows down slows them all; medians are quoted. No figure
@@ -31,6 +32,7 @@ mod changelog;
 mod contender;
 mod end_to_end;
 mod hubspot;
+mod idle_portals;
 mod load;
 mod plot;
 mod portals;
@@ -45,7 +47,7 @@ cargo bench --bench bench -- [--quick] [--comparison FOLDER] [--out FOLDER] [--o
   --quick               one short round of each, to see that it works
   --comparison FOLDER   where benches/comparison is installed; without it the relay is measured alone
   --out FOLDER          where report.md, report.json and plot.svg go [default: target/bench]
-  --only STAGE          ceiling, receiver, worker, end-to-end, portals or changelog";
+  --only STAGE          ceiling, receiver, worker, end-to-end, portals, changelog or idle-portals";
 
 /// How much of everything.
 pub struct Plan {
@@ -149,6 +151,10 @@ async fn measure(plan: &Plan) -> Report {
         machine: machine(&broker),
         tables: Vec::new(),
     };
+    // First, while the process holds little else.
+    if plan.wants("idle-portals") {
+        report.tables.push(idle_portals::measure(plan));
+    }
     if plan.wants("ceiling") {
         report.tables.push(ceiling::measure(plan, &broker).await);
     }

@@ -48,10 +48,19 @@ pub fn cpu(id: u32) -> Duration {
 
 /// The most memory that process `id` ever held, in MB.
 pub fn peak_memory_mb(id: u32) -> f64 {
+    status_mb(id, "VmHWM:")
+}
+
+/// The memory that process `id` holds, in MB.
+pub fn memory_mb(id: u32) -> f64 {
+    status_mb(id, "VmRSS:")
+}
+
+fn status_mb(id: u32, key: &str) -> f64 {
     let status = read(id, "status");
     let line = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .find_map(|line| line.strip_prefix(key))
         .expect("a process with memory");
     let kilobytes = line.trim().trim_end_matches(" kB").parse::<f64>();
     kilobytes.expect("a size") * 1_024.0 / 1e6

@@ -7,6 +7,7 @@ use crate::event::{EnrichmentPart, Millis, ObjectTypeId, Owner, OwnerId, Problem
 use crate::hubspot::call::PipelineDefinition;
 
 use super::typed::Definitions;
+use super::window::Window;
 
 /// How long property definitions and pipelines are used before they are read again.
 pub const DEFINITIONS_TTL: Duration = Duration::from_secs(3_600);
@@ -18,6 +19,8 @@ pub const PROBLEM_TTL: Duration = Duration::from_secs(300);
 pub const DEFINITIONS_AGE_MIN: Duration = Duration::from_secs(60);
 /// The most pages of owners that are listed; owners beyond are read singly.
 pub const OWNER_PAGES_MAX: u32 = 100;
+/// The most owners of a portal that are known without being on the list; those asked for first are forgotten first.
+pub const OWNERS_SINGLY_MAX: usize = 1_000;
 
 /// Why a shared part is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,16 +121,33 @@ fn error<T>(cached: &Cached<T>) -> Option<&Problem> {
 }
 
 /// The owners of a portal: listed whole, and singly where the list did not have one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Owners {
     /// Whether the list was read.
     pub list: Cached<()>,
     /// Pages of the list read so far, while it is being read.
     pub pages: u32,
-    /// `None` for an id that HubSpot does not know.
-    by_id: HashMap<OwnerId, Option<Owner>>,
+    /// What is on these pages.
+    arriving: HashMap<OwnerId, Owner>,
+    /// What the list had when it was last read to its end.
+    listed: HashMap<OwnerId, Owner>,
+    /// What was asked for singly: `None` for an id that HubSpot does not know.
+    singly: Window<OwnerId, Option<Owner>>,
     /// Ids being asked for singly.
     pub asked: Vec<OwnerId>,
+}
+
+impl Default for Owners {
+    fn default() -> Self {
+        Self {
+            list: Cached::default(),
+            pages: 0,
+            arriving: HashMap::new(),
+            listed: HashMap::new(),
+            singly: Window::new(OWNERS_TTL, OWNERS_SINGLY_MAX),
+            asked: Vec::new(),
+        }
+    }
 }
 
 /// What is known of an owner.
@@ -141,25 +161,74 @@ pub enum OwnerLookup<'a> {
 
 impl Owners {
     pub fn find(&self, id: &OwnerId) -> OwnerLookup<'_> {
-        match self.by_id.get(id) {
-            Some(Some(owner)) => OwnerLookup::Known(owner),
-            Some(None) => OwnerLookup::Absent,
-            None => OwnerLookup::Unknown,
+        match (self.listed.get(id), self.singly.get(id)) {
+            (Some(owner), _) | (None, Some(Some(owner))) => OwnerLookup::Known(owner),
+            (None, Some(None)) => OwnerLookup::Absent,
+            (None, None) => OwnerLookup::Unknown,
         }
     }
 
-    pub fn insert(&mut self, owner: Owner) {
-        self.by_id.insert(owner.id.clone(), Some(owner));
+    /// A page of the list has `owner`.
+    pub fn list_one(&mut self, owner: Owner) {
+        self.arriving.insert(owner.id.clone(), owner);
     }
 
-    pub fn insert_absent(&mut self, id: OwnerId) {
-        self.by_id.insert(id, None);
+    /// An owner was asked for singly.
+    pub fn found_singly(&mut self, id: OwnerId, owner: Option<Owner>, now: Millis) {
+        self.singly.insert(id, owner, now);
     }
 
-    /// The list was read to its end: ids that were absent may be asked for again.
+    /// The list was read, to its end or to a page that may not be read.
     pub fn listed(&mut self, result: Result<(), Problem>, now: Millis) {
         self.pages = 0;
-        self.by_id.retain(|_, owner| owner.is_some());
+        let arrived = std::mem::take(&mut self.arriving);
+        if result.is_ok() || self.listed.is_empty() {
+            self.listed = arrived;
+        }
         self.list.set(result, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(id: usize) -> Owner {
+        Owner {
+            id: id.to_string().into(),
+            email: None,
+            name: None,
+            user_id: None,
+            r#type: None,
+            archived: false,
+            teams: Vec::new(),
+        }
+    }
+
+    fn is_known(owners: &Owners, owner: &Owner) -> bool {
+        !matches!(owners.find(&owner.id), OwnerLookup::Unknown)
+    }
+
+    #[test]
+    fn a_list_read_again_replaces_the_old_one_and_serves_until_then() {
+        let mut owners = Owners::default();
+        let known = |owners: &Owners, id: usize| is_known(owners, &owner(id));
+        owners.list_one(owner(1));
+        owners.listed(Ok(()), Millis::default());
+        owners.list_one(owner(2));
+        assert!(known(&owners, 1) && !known(&owners, 2));
+        owners.listed(Ok(()), Millis::default());
+        assert!(!known(&owners, 1) && known(&owners, 2));
+    }
+
+    #[test]
+    fn owners_asked_for_singly_are_bounded() {
+        let mut owners = Owners::default();
+        for id in 0..2 * OWNERS_SINGLY_MAX {
+            owners.found_singly(owner(id).id, Some(owner(id)), Millis::default());
+        }
+        let ids = 0..2 * OWNERS_SINGLY_MAX;
+        let known = ids.filter(|id| is_known(&owners, &owner(*id)));
+        assert_eq!(known.count(), OWNERS_SINGLY_MAX);
     }
 }

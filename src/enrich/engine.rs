@@ -14,6 +14,7 @@ use super::health::{Health, Standing};
 use super::job::Key;
 use super::memory::Memory;
 use super::plan::Plans;
+use super::pool::DefinitionPool;
 use super::portal::{Context, Portal};
 use super::portals::Portals;
 use super::priority::Priority;
@@ -37,6 +38,7 @@ pub struct Engine {
     set_aside: u64,
     live: HashMap<EventId, Live>,
     memory: Memory,
+    pool: DefinitionPool,
     changelog: Changelog,
     /// Whether a delivery was settled, so that there may be room for another.
     has_room: bool,
@@ -71,6 +73,7 @@ impl Engine {
             set_aside: 0,
             live: HashMap::new(),
             memory: Memory::new(),
+            pool: DefinitionPool::default(),
             changelog: Changelog::new(WINDOW_DEFAULT),
             has_room: false,
             calls: HashMap::new(),
@@ -261,6 +264,7 @@ impl Engine {
     fn sweep(&mut self, now: Millis) {
         self.next_sweep = now.after(SWEEP_INTERVAL);
         self.portals.drop_idle(now);
+        self.pool.forget_unused(now);
         for (portal_id, since) in self.admission.portals() {
             let Some(portal) = self.portals.get(&portal_id) else {
                 continue;
@@ -325,6 +329,7 @@ impl Engine {
                 now,
                 plans: &self.plans,
                 memory: &mut self.memory,
+                pool: &mut self.pool,
                 effects: &mut self.effects,
             };
             let parts = portal.arrive(event, &mut ctx);
@@ -360,6 +365,7 @@ impl Engine {
                 now,
                 plans: &self.plans,
                 memory: &mut self.memory,
+                pool: &mut self.pool,
                 effects: &mut self.effects,
             };
             act(portal, &mut ctx);

@@ -11,7 +11,7 @@
 //! - [`Plans`]: what to read, by object type;
 //! - `portal`: the jobs of one portal, from events to messages; `portals`: all of them, while they are in use;
 //! - `batch_max`: how large a batch may be;
-//! - `request`, `cache`, `fresh`, `assemble`, [`typed`]: reads, what is shared, and what comes of them;
+//! - `request`, `cache`, `pool`, `fresh`, `assemble`, [`typed`]: reads, what is shared, and what comes of them;
 //! - [`budget`], `health`, `priority`: whether a call may be sent, and whose goes first;
 //! - `admission`: which deliveries are taken up now, and which are set aside so that they hold up nobody;
 //! - `memory`, `changelog`, `window`: what is known of the past, how it outlives the engine, and its bounds.
@@ -31,6 +31,7 @@ mod health;
 mod job;
 mod memory;
 mod plan;
+mod pool;
 mod portal;
 mod portals;
 mod priority;

@@ -17,6 +17,7 @@ use super::health::Health;
 use super::job::{JobId, Key, Lane};
 use super::memory::Memory;
 use super::plan::Plans;
+use super::pool::DefinitionPool;
 use super::priority::{Priority, ReadQueue};
 use super::request::{Group, Request};
 
@@ -91,6 +92,7 @@ pub struct Context<'a> {
     pub now: Millis,
     pub plans: &'a Plans,
     pub memory: &'a mut Memory,
+    pub pool: &'a mut DefinitionPool,
     pub effects: &'a mut Effects,
 }
 

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::event::{Millis, PropertyValue, Record};
 use crate::hubspot::call::{PropertyDefinition, RecordRead};
@@ -18,27 +19,30 @@ const DAY_MS: i64 = 86_400_000;
 /// The length of `2026-11-23`.
 const DATE_BYTES: usize = 10;
 
-/// The property definitions of one object type, by internal name.
+/// The property definitions of one object type, in the order of their internal names. Portals hold the same ones in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Definitions(BTreeMap<String, PropertyDefinition>);
+pub struct Definitions(Box<[Arc<PropertyDefinition>]>);
 
 impl Definitions {
     /// The definition of a property; `None` when the portal had none of that name when they were read.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&PropertyDefinition> {
-        self.0.get(name)
+        let found = self.0.binary_search_by(|one| one.name.as_str().cmp(name));
+        Some(&self.0[found.ok()?])
     }
 
     /// All definitions, in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &PropertyDefinition> {
-        self.0.values()
+        self.0.iter().map(Arc::as_ref)
     }
 }
 
-impl FromIterator<PropertyDefinition> for Definitions {
-    fn from_iter<I: IntoIterator<Item = PropertyDefinition>>(definitions: I) -> Self {
-        let named = |definition: PropertyDefinition| (definition.name.clone(), definition);
-        Self(definitions.into_iter().map(named).collect())
+impl FromIterator<Arc<PropertyDefinition>> for Definitions {
+    fn from_iter<I: IntoIterator<Item = Arc<PropertyDefinition>>>(definitions: I) -> Self {
+        let mut all: Vec<_> = definitions.into_iter().collect();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all.dedup_by(|one, other| one.name == other.name);
+        Self(all.into())
     }
 }
 
@@ -364,6 +368,7 @@ mod tests {
             named("size", definition("number", "number")),
         ]
         .into_iter()
+        .map(Arc::new)
         .collect();
         let values = [
             ("many", "b;x;a"),

@@ -189,7 +189,7 @@ pub struct AssociationPage {
 }
 
 /// What a property is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PropertyDefinition {
     /// Internal name.
     pub name: String,

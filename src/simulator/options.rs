@@ -370,6 +370,8 @@ pub struct Dials {
     /// Whether a batch read answers a merged-away id with the survivor. HubSpot does not document what it does;
     /// the default is to count the id as missing.
     pub batch_read_follows_merges: bool,
+    /// Batch reads of more inputs are refused; 0 counts as what HubSpot documents, 100 records and 1,000 associations.
+    pub batch_read_max: usize,
 }
 
 fn default_app_id() -> u64 {

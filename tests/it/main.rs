@@ -5,6 +5,7 @@ mod helpers;
 mod cli;
 mod config;
 
+mod budget;
 mod bus_contract;
 mod bus_verdicts;
 mod delivery;

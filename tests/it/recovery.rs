@@ -23,9 +23,9 @@ const ARRIVAL_MAX: Duration = Duration::from_secs(60);
 /// How long partitions may take to move.
 const SHARING_MAX: Duration = Duration::from_secs(20);
 
-type Seen = BTreeMap<EventId, usize>;
+pub type Seen = BTreeMap<EventId, usize>;
 
-async fn simulator(portals: &[PortalOptions]) -> Simulator {
+pub async fn simulator(portals: &[PortalOptions]) -> Simulator {
     let options = SimulatorOptions {
         portals: portals.to_vec(),
         dials: Dials {
@@ -66,14 +66,14 @@ fn promised(simulator: &Simulator, portals: &[PortalOptions]) -> BTreeSet<EventI
         .collect()
 }
 
-fn count(seen: &mut Seen, messages: impl IntoIterator<Item = EnrichedEvent>) {
+pub fn count(seen: &mut Seen, messages: impl IntoIterator<Item = EnrichedEvent>) {
     for event in messages.into_iter().flat_map(|message| message.data.events) {
         *seen.entry(event.id).or_default() += 1;
     }
 }
 
 /// Waits until HubSpot has nothing left to send, and then until all it was promised has arrived.
-async fn all_arrives(
+pub async fn all_arrives(
     simulator: &Simulator,
     portals: &[PortalOptions],
     mut arrived: impl AsyncFnMut(&mut Seen),
@@ -203,7 +203,7 @@ async fn share(relay: &RelayProcess) -> u64 {
     share.unwrap().parse().unwrap()
 }
 
-async fn shares_become(relays: &[&RelayProcess], expected: &[u64]) {
+pub async fn shares_become(relays: &[&RelayProcess], expected: &[u64]) {
     eventually(&format!("{expected:?}"), SHARING_MAX, async || {
         let mut shares = Vec::new();
         for relay in relays {

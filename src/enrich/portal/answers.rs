@@ -8,7 +8,6 @@ use crate::enrich::fresh;
 use crate::enrich::health::{Health, UNAUTHORIZED_PROBE};
 use crate::enrich::job::{JobId, Key, PagesState, Reading, RecordOutcome, Work};
 use crate::enrich::request::{Group, Request};
-use crate::enrich::typed::Definitions;
 use crate::event::{
     AssociationLabel, DeadLetter, DeadLetterReason, EnrichmentPart, EnrichmentProblem, Millis,
     ObjectId, ObjectTypeId, OwnerId, ProblemReason, Stage,
@@ -258,7 +257,7 @@ impl Portal {
                 self.apply_associations(&from, &to, inputs, pages, ctx);
             }
             (Request::Definitions(of), Answer::Properties(definitions)) => {
-                let definitions: Definitions = definitions.into_iter().collect();
+                let definitions = ctx.pool.share(definitions);
                 self.shared
                     .definitions
                     .entry(of)
@@ -276,7 +275,7 @@ impl Portal {
             (Request::OwnerPage { archived, .. }, Answer::Owners { owners, after }) => {
                 owners
                     .into_iter()
-                    .for_each(|owner| self.shared.owners.insert(owner));
+                    .for_each(|owner| self.shared.owners.list_one(owner));
                 self.continue_owner_list(archived, after, ctx);
             }
             (Request::Owner { id, archived }, Answer::Owner(owner)) => {
@@ -555,8 +554,7 @@ impl Portal {
                 self.ready.push_back(Request::Owner { id, archived: true });
                 return;
             }
-            None => self.shared.owners.insert_absent(id.clone()),
-            Some(owner) => self.shared.owners.insert(owner),
+            found => self.shared.owners.found_singly(id.clone(), found, ctx.now),
         }
         self.shared.owners.asked.retain(|asked| *asked != id);
         self.advance_assembling(ctx);

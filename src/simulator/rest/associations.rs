@@ -146,7 +146,7 @@ fn edges(
 /// A record without associations is an entry in `errors`, and the reply a 207.
 fn batch_read(call: &Call<'_>, from: &ObjectType, to: &ObjectType) -> Handled {
     let (mut results, mut errors) = (Vec::new(), Vec::new());
-    for input in call.inputs(READ_MAX)? {
+    for input in call.inputs_to_read(READ_MAX)? {
         let id = id_of(input.get("id").unwrap_or(&Value::Null))?;
         let after = input
             .get("after")

@@ -242,6 +242,14 @@ impl Call<'_> {
         self.query.get("after").map(parse).transpose()
     }
 
+    /// `inputs` of a batch read: at most as many as documented, or fewer where a dial says so.
+    pub(crate) fn inputs_to_read(&self, documented_max: usize) -> Result<Vec<Value>, Reply> {
+        match self.dials.batch_read_max {
+            0 => self.inputs(documented_max),
+            max => self.inputs(max.min(documented_max)),
+        }
+    }
+
     /// `inputs` of the body, from 1 to `max`.
     pub(crate) fn inputs(&self, max: usize) -> Result<Vec<Value>, Reply> {
         let inputs = self.body.get("inputs").and_then(Value::as_array);

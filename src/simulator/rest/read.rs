@@ -126,7 +126,7 @@ pub(crate) fn batch_read(call: &mut Call<'_>, object_type: TypeId) -> Handled {
         strings(call, "properties")?,
         strings(call, "propertiesWithHistory")?,
     );
-    let inputs = call.inputs(shown.page_max())?;
+    let inputs = call.inputs_to_read(shown.page_max())?;
     let by = call.body.get("idProperty").and_then(Value::as_str);
     let archived = call.flag("archived");
     let (mut results, mut missing, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());

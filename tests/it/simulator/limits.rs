@@ -70,6 +70,27 @@ async fn the_call_beyond_the_limit_is_refused_and_counted() {
 }
 
 #[tokio::test]
+async fn a_batch_larger_than_the_dial_says_is_refused_as_a_whole() {
+    let desk = Desk::start().await;
+    desk.control.set_dials(Dials {
+        batch_read_max: 2,
+        ..Dials::default()
+    });
+    for path in [
+        "/crm/v3/objects/contacts/batch/read",
+        "/crm/v4/associations/deals/contacts/batch/read",
+    ] {
+        let body = |ids: &[u64]| json!({"inputs": strings(ids), "properties": []});
+        let (status, error) = desk.post(path, body(&[1, 2, 3])).await;
+        assert_eq!(
+            (status, &error["category"]),
+            (400, &json!("VALIDATION_ERROR"))
+        );
+        assert_eq!(desk.post(path, body(&[1, 2])).await.0 / 100, 2, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn bad_tokens_and_missing_scopes_are_told_apart() {
     let desk = Desk::start().await;
     let url = format!("{}/crm/v3/owners", desk.simulator.base_url());

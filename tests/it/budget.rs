@@ -1,0 +1,102 @@
+//! A portal's budget has one spender, whoever that is: several workers never exceed it, also while partitions move.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crm_relay::event::{EnrichedEvent, PortalId, Version};
+use crm_relay::simulator::{Limits, PortalOptions};
+
+use crate::helpers::broker;
+use crate::helpers::queue::drain;
+use crate::helpers::relay::{Bus, RelayProcess};
+use crate::recovery::{all_arrives, count, shares_become, simulator};
+
+/// Calls in ten seconds: few, so that portals have a backlog all the time.
+const LIMITS: Limits = Limits {
+    burst: 20,
+    associations: 20,
+    daily: 625_000,
+    associations_daily: 500_000,
+    search: 5,
+};
+const PORTALS: u64 = 6;
+/// Contacts that each portal imports: 20 seconds of its budget and more.
+const IMPORTED: usize = 4_000;
+/// Live changes a second, over all portals.
+const RATE: f64 = 30.0;
+/// How long the workers stay as they are.
+const BETWEEN_MOVES: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_workers_keep_within_each_portals_budget_while_its_partition_moves() {
+    let portals: Vec<_> = (1..=PORTALS)
+        .map(|id| PortalOptions {
+            limits: LIMITS,
+            ..PortalOptions::new(id)
+        })
+        .collect();
+    let simulator = simulator(&portals).await;
+    let (url, prefix) = (broker::shared().url(), broker::unique_prefix());
+    let bus = Bus::RabbitMq {
+        url: url.clone(),
+        prefix: prefix.clone(),
+    };
+    let start = async || RelayProcess::start(&simulator, &portals, &bus, "").await;
+    let control = simulator.control();
+    let mut first = start().await;
+    shares_become(&[&first], &[4]).await;
+    control.set_traffic(RATE);
+    for portal in &portals {
+        control.import(portal.id, "contacts", IMPORTED).unwrap();
+    }
+    tokio::time::sleep(BETWEEN_MOVES).await;
+    let mut second = start().await;
+    shares_become(&[&first, &second], &[2, 2]).await;
+    tokio::time::sleep(BETWEEN_MOVES).await;
+    let third = start().await;
+    shares_become(&[&first, &second, &third], &[1, 1, 2]).await;
+    tokio::time::sleep(BETWEEN_MOVES).await;
+    second.kill();
+    shares_become(&[&first, &third], &[2, 2]).await;
+    tokio::time::sleep(BETWEEN_MOVES).await;
+    assert!(first.terminate().await.success());
+    shares_become(&[&third], &[4]).await;
+    let queue = format!("{prefix}.destination.out");
+    let before: Vec<EnrichedEvent> = drain(&url, &queue).await;
+    let events: usize = before.iter().map(|one| one.data.events.len()).sum();
+    let imported = portals.len() * IMPORTED;
+    assert!(events < imported, "all {events} came before the last move");
+
+    let mut versions: BTreeMap<(PortalId, String), Version> = BTreeMap::new();
+    let mut backwards = 0;
+    let mut messages = Some(before);
+    all_arrives(&simulator, &portals, async |seen| {
+        let mut new = messages.take().unwrap_or_default();
+        new.extend(drain(&url, &queue).await);
+        for message in &new {
+            let of = (message.data.portal_id.clone(), message.subject.clone());
+            let version = message.data.version.clone();
+            let older = versions.insert(of, version.clone());
+            backwards += usize::from(older.is_some_and(|older| older > version));
+        }
+        count(seen, new);
+    })
+    .await;
+    assert_eq!(backwards, 0, "no record goes backwards");
+    for portal in &portals {
+        // The simulator counts each call as it arrives, in a window that rolls call by call, and refuses those over the limit.
+        let counters = control.counters(portal.id).unwrap();
+        assert_eq!(
+            counters.rate_limited, 0,
+            "portal {}: {counters:?}",
+            portal.id
+        );
+        let reads = counters.calls["objects_batch_read"];
+        assert!(
+            reads > u64::from(LIMITS.burst),
+            "hardly any load: {counters:?}"
+        );
+    }
+    drop(third);
+    simulator.stop().await;
+}
