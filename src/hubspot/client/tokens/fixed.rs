@@ -4,9 +4,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use reqwest::header::HeaderValue;
+use tokio::time::Instant;
 
 use super::State;
 use super::credential::{TokenError, TokenSource, bearer};
+use super::oauth::REFUSAL_STANDS;
 use crate::event::PortalId;
 
 /// One portal's access token.
@@ -18,15 +20,15 @@ pub(super) struct Fixed {
 
 struct Held {
     authorization: HeaderValue,
-    /// Whether HubSpot refused exactly this token since it was read.
-    refused: bool,
+    /// When HubSpot last refused exactly this token, if it did not take it since.
+    refused_at: Option<Instant>,
 }
 
 impl Fixed {
     pub(super) fn new(source: TokenSource) -> Result<Self, TokenError> {
         let held = Held {
             authorization: bearer(&source.resolve()?)?,
-            refused: false,
+            refused_at: None,
         };
         Ok(Self {
             source,
@@ -41,7 +43,7 @@ impl Fixed {
 
     /// Forgets that it was refused: somebody has acted.
     pub(super) fn retry(&self) {
-        self.held().refused = false;
+        self.held().refused_at = None;
     }
 
     pub(super) fn authorization(&self) -> HeaderValue {
@@ -53,7 +55,7 @@ impl Fixed {
         let mut held = self.held();
         // A call that was under way while the token changed says nothing of the new one.
         if held.authorization == *authorization {
-            held.refused = unauthorized;
+            held.refused_at = unauthorized.then(Instant::now);
         }
     }
 
@@ -65,7 +67,7 @@ impl Fixed {
                 Ok(authorization) if authorization != held.authorization => {
                     *held = Held {
                         authorization,
-                        refused: false,
+                        refused_at: None,
                     };
                 }
                 Ok(_) => {}
@@ -74,14 +76,13 @@ impl Fixed {
                 }
             }
         }
-        !held.refused
+        held.refused_at.is_none()
     }
 
     pub(super) fn state(&self) -> State {
-        if self.held().refused {
-            State::Refused
-        } else {
-            State::Ready
+        match self.held().refused_at {
+            Some(at) if at.elapsed() < REFUSAL_STANDS => State::Refused,
+            _ => State::Ready,
         }
     }
 

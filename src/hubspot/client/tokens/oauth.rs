@@ -28,7 +28,8 @@ use crate::metrics::Metrics;
 const RENEWAL_PART: u32 = 6;
 /// What is taken off a token's life, so that none ends on its way; of short lives a twentieth.
 const EXPIRY_MARGIN_MAX: Duration = Duration::from_secs(5);
-/// A token that is refused so soon after it was had is not renewed: the next would be refused as well.
+/// A token that was had because another was refused, and is refused so soon itself, is not renewed: the next would
+/// be refused as well.
 const FRESH: Duration = Duration::from_secs(30);
 /// The first delay after a failure; doubled with each further one, up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -36,6 +37,10 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// How long nothing is asked after a refusal that somebody has to mend.
 const PARKED_PROBE: Duration = Duration::from_secs(15 * 60);
+
+/// How long a refusal stands that nobody has asked about again. A portal whose events wait is asked about; one that
+/// another worker has by now is not.
+pub(super) const REFUSAL_STANDS: Duration = Duration::from_secs(60 * 60);
 
 /// One OAuth portal.
 pub(super) struct OAuth {
@@ -66,6 +71,8 @@ struct Access {
     usable_until: Instant,
     expires_at: Millis,
     refused: bool,
+    /// It took the place of one that was refused.
+    after_refusal: bool,
 }
 
 /// A request for a token, which any number of calls wait for.
@@ -148,8 +155,11 @@ impl OAuth {
         {
             let mut held = self.held();
             let now = Instant::now();
-            let is_fresh =
-                |access: &Access| now - access.obtained_at < FRESH && now < access.usable_until;
+            let is_fresh = |access: &Access| {
+                access.after_refusal
+                    && now - access.obtained_at < FRESH
+                    && now < access.usable_until
+            };
             match &held.access {
                 Some(access) if !access.refused => return true,
                 Some(access) if is_fresh(access) => {
@@ -175,7 +185,9 @@ impl OAuth {
     }
 
     pub(super) fn state(&self) -> State {
+        let now = Instant::now();
         match &self.held().failed {
+            Some(failed) if now > failed.until + REFUSAL_STANDS => State::Ready,
             Some(failed) if failed.error == RefreshError::AccessRefused => State::Refused,
             Some(failed) if failed.error.is_permanent() => State::Parked,
             _ => State::Ready,
@@ -284,8 +296,11 @@ impl OAuth {
         match result {
             Ok((authorization, life)) => {
                 tracing::debug!(portal.id = %self.portal_id, life_s = life.as_secs(), "got an access token");
-                let access = Access::new(authorization.clone(), (asked_at, asked_at_ms), life);
-                held.access = Some(access);
+                let after_refusal = held.access.as_ref().is_some_and(|access| access.refused);
+                held.access = Some(Access {
+                    after_refusal,
+                    ..Access::new(authorization.clone(), (asked_at, asked_at_ms), life)
+                });
                 held.failed = None;
                 Ok(authorization)
             }
@@ -346,6 +361,7 @@ impl Access {
             usable_until: obtained_at + life - EXPIRY_MARGIN_MAX.min(life / 20),
             expires_at: obtained_at_ms.after(life),
             refused: false,
+            after_refusal: false,
         }
     }
 
