@@ -1,6 +1,7 @@
 //! One look at the folder: what came, what changed, what went.
 //!
-//! Whatever is wrong with a file concerns its portal alone, and leaves the portal as it was. A file must be missing
+//! Whatever is wrong with a file concerns its portal alone, and leaves the portal as it was; one that is wrong from the
+//! start on makes a portal whose events are kept. A file must be missing
 //! twice before its portal is gone, since some editors remove a file for a moment; and where all files are gone at
 //! once the folder is taken for one that is not mounted.
 
@@ -148,7 +149,11 @@ impl Portals {
                 None
             }
             Ok(_) => None,
-            Err(problem) => Some(problem),
+            Err(problem) => {
+                // At a start there is no last good state: the portal is known all the same, so that its events are kept.
+                self.tokens.set_unreadable(id, &problem);
+                Some(problem)
+            }
         };
         let is_news = known.is_none_or(|known| known.problem != problem || !is_repeat);
         if let Some(problem) = problem.as_ref().filter(|_| is_news) {

@@ -15,7 +15,8 @@ use tokio::task::JoinHandle;
 use crate::config::{Config, PortalConfig};
 use crate::event::{Millis, PortalId};
 use crate::hubspot::client::{
-    ApiVersionError, HubSpotOptions, HubSpotSetupError, Keep, NewToken, TokenError, Tokens,
+    ApiVersionError, HubSpotOptions, HubSpotSetupError, Keep, NewToken, State, Status, TokenError,
+    Tokens,
 };
 use crate::metrics::Metrics;
 
@@ -120,7 +121,7 @@ pub struct Portal {
     pub source: &'static str,
     /// Whether it is paused by its own setting.
     pub paused: bool,
-    /// `ready`, `paused`, `refused`, `parked`, as this process knows it; or `unreadable`.
+    /// `ready`, `paused`, `refused`, `parked` or `unreadable`, as this process knows it.
     pub state: &'static str,
     /// When the access token that OAuth gave ends; `None` before the first call.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -200,22 +201,24 @@ impl Portals {
             problem => problem.flatten(),
         };
         let status = self.tokens.status(id);
-        let kind = |app: &Option<String>| match app {
-            Some(_) => settings::REFRESH_TOKEN,
-            None => settings::ACCESS_TOKEN,
+        let kind = |status: &Status| match (status.state, &status.app) {
+            (State::Unreadable, _) => None,
+            (_, Some(_)) => Some(settings::REFRESH_TOKEN),
+            (_, None) => Some(settings::ACCESS_TOKEN),
         };
+        let state = status
+            .as_ref()
+            .map_or(State::Unreadable, |status| status.state);
         Some(Portal {
             id: id.clone(),
-            credential: status.as_ref().map(|status| kind(&status.app)),
+            credential: status.as_ref().and_then(kind),
             source: if is_configured {
                 "configuration"
             } else {
                 "folder"
             },
             paused: status.as_ref().is_some_and(|status| status.paused),
-            state: status
-                .as_ref()
-                .map_or("unreadable", |status| status.state.as_str()),
+            state: state.as_str(),
             access_token_expires_at: status.as_ref().and_then(|status| status.expires_at),
             app: status.as_ref().and_then(|status| status.app.clone()),
             problem: problem.or_else(|| status.and_then(|status| status.problem)),

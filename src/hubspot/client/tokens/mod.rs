@@ -50,6 +50,8 @@ struct Portal {
 enum Authority {
     Fixed(Arc<Fixed>),
     OAuth(Arc<OAuth>),
+    /// None, and why: what is written of the portal cannot be used.
+    Nothing(Arc<str>),
 }
 
 /// Whether a portal can be asked, as far as this process has found out.
@@ -63,11 +65,19 @@ pub enum State {
     Refused,
     /// HubSpot gives no access token for it, until somebody acts.
     Parked,
+    /// What is written of it cannot be used, and never could since the start.
+    Unreadable,
 }
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Ready, Self::Paused, Self::Refused, Self::Parked];
+    pub const ALL: [Self; 5] = [
+        Self::Ready,
+        Self::Paused,
+        Self::Refused,
+        Self::Parked,
+        Self::Unreadable,
+    ];
 
     /// The word in metrics and answers.
     #[must_use]
@@ -77,6 +87,7 @@ impl State {
             Self::Paused => "paused",
             Self::Refused => "refused",
             Self::Parked => "parked",
+            Self::Unreadable => "unreadable",
         }
     }
 }
@@ -152,6 +163,15 @@ impl Tokens {
         drop(portals);
         self.tell(portal_id);
         Ok(is_changed)
+    }
+
+    /// Adds a portal that cannot be asked, and `why`, unless it is known already: its events are kept.
+    pub fn set_unreadable(&self, portal_id: &PortalId, why: &str) {
+        let mut portals = self.portals.write().unwrap_or_else(PoisonError::into_inner);
+        portals.entry(portal_id.clone()).or_insert_with(|| Portal {
+            authority: Authority::Nothing(why.into()),
+            paused: false,
+        });
     }
 
     /// Forgets a portal. Its calls fail from now on.
@@ -234,7 +254,7 @@ impl Tokens {
         match self.portal(portal_id).map(|portal| portal.authority) {
             Some(Authority::Fixed(fixed)) => fixed.refresh(portal_id),
             Some(Authority::OAuth(oauth)) => oauth.refresh().await,
-            None => false,
+            Some(Authority::Nothing(_)) | None => false,
         }
     }
 
@@ -277,13 +297,14 @@ impl Portal {
             _ if self.paused => State::Paused,
             Authority::Fixed(fixed) => fixed.state(),
             Authority::OAuth(oauth) => oauth.state(),
+            Authority::Nothing(_) => State::Unreadable,
         }
     }
 
     fn status(&self) -> Status {
         let oauth = match &self.authority {
             Authority::OAuth(oauth) => Some(oauth),
-            Authority::Fixed(_) => None,
+            Authority::Fixed(_) | Authority::Nothing(_) => None,
         };
         Status {
             state: self.state(),
@@ -300,6 +321,7 @@ impl Authority {
         match self {
             Self::Fixed(fixed) => Ok(fixed.authorization()),
             Self::OAuth(oauth) => oauth.authorization().await,
+            Self::Nothing(why) => Err(RefreshError::Secret(why.as_ref().to_owned())),
         }
     }
 
@@ -308,6 +330,7 @@ impl Authority {
         match (self, other) {
             (Self::Fixed(one), Self::Fixed(other)) => Arc::ptr_eq(one, other),
             (Self::OAuth(one), Self::OAuth(other)) => Arc::ptr_eq(one, other),
+            (Self::Nothing(one), Self::Nothing(other)) => one == other,
             _ => false,
         }
     }
