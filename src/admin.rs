@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::metrics::Metrics;
+use crate::portals::api::PortalsApi;
 
 /// Prometheus' text format.
 const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -41,7 +42,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Listens on `listen` and serves `/metrics`, `/livez` and `/readyz`. Port 0 takes any: see [`Self::addr`].
+    /// Listens on `listen` and serves `/metrics`, `/livez`, `/readyz` and `/portals`. Port 0 takes any: see [`Self::addr`].
     ///
     /// # Errors
     /// [`AdminError`] when the address cannot be had.
@@ -52,6 +53,7 @@ impl Admin {
         listen: SocketAddr,
         metrics: Arc<Metrics>,
         health: Arc<Health>,
+        portals: PortalsApi,
     ) -> Result<Self, AdminError> {
         let failed = |source| AdminError { listen, source };
         let (metrics, health) = (Data::from(metrics), Data::from(health));
@@ -62,6 +64,7 @@ impl Admin {
                 .route("/metrics", web::get().to(show_metrics))
                 .route("/livez", web::get().to(livez))
                 .route("/readyz", web::get().to(readyz))
+                .configure(|config| portals.configure(config))
         })
         .workers(1)
         .max_connections(CONNECTIONS_MAX)
@@ -238,7 +241,13 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         metrics.bus_connected.set(1);
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-        let admin = Admin::start(any_port, metrics, Arc::clone(&health)).unwrap();
+        let admin = Admin::start(
+            any_port,
+            metrics,
+            Arc::clone(&health),
+            PortalsApi::default(),
+        )
+        .unwrap();
         let addr = admin.addr();
 
         let (status, content_type, text) = get(addr, "/metrics").await;
@@ -251,7 +260,13 @@ mod tests {
         assert_eq!((status, text.as_str()), (503, "the bus is not connected\n"));
         assert_eq!(get(addr, "/livez").await.0, 200);
 
-        let taken = Admin::start(addr, Arc::new(Metrics::new()), health).unwrap_err();
+        let taken = Admin::start(
+            addr,
+            Arc::new(Metrics::new()),
+            health,
+            PortalsApi::default(),
+        )
+        .unwrap_err();
         assert!(taken.to_string().contains("admin.listen"));
         admin.stop().await;
         assert!(reqwest::get(format!("http://{addr}/livez")).await.is_err());

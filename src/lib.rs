@@ -22,6 +22,8 @@ pub mod enrich;
 pub mod fan_out;
 pub mod worker;
 
+pub mod portals;
+
 pub mod admin;
 pub mod config;
 pub mod depths;

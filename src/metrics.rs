@@ -143,6 +143,13 @@ metrics! {
     /// Time of a call to HubSpot's API.
     hubspot_call_duration_seconds: HistogramVec = "crm_relay_hubspot_call_duration_seconds" ["endpoint":
         "objects_batch_read" | "object" | "associations_batch_read" | "owners" | "owner" | "properties" | "pipelines"] in SECONDS;
+    /// Requests for an access token by a refresh token, by outcome; failed means that trying again may help.
+    hubspot_token_refreshes_total: IntCounterVec = "crm_relay_hubspot_token_refreshes_total" ["outcome":
+        "renewed" | "bad_refresh_token" | "wrong_client" | "foreign_portal" | "refused" | "failed"];
+    /// Portals that are configured, by state as this process knows it: ready, paused by its own setting, refused (HubSpot refuses the access token), parked (HubSpot gives none until somebody acts), unreadable (its file cannot be used, and never could since the start).
+    portals: IntGaugeVec = "crm_relay_portals" ["state": "ready" | "paused" | "refused" | "parked" | "unreadable"];
+    /// Files of portals.folder that cannot be read, parsed or unsealed; the portal's last good state stays.
+    portals_unreadable_files: IntGauge = "crm_relay_portals_unreadable_files";
     /// Records named in one batch read.
     hubspot_records_per_read: Histogram = "crm_relay_hubspot_records_per_read" in SIZES;
 

@@ -16,6 +16,8 @@ use crate::config::{
 };
 use crate::depths::Depths;
 use crate::metrics::Metrics;
+use crate::portals::api::PortalsApi;
+use crate::portals::{Following, Portals, PortalsError};
 use crate::receiver::{Receiver, ReceiverError};
 use crate::shutdown::Grace;
 use crate::worker::{Worker, WorkerError};
@@ -43,6 +45,9 @@ pub enum RelayError {
     /// The receiver cannot start.
     #[error("the receiver cannot start")]
     Receiver(#[from] ReceiverError),
+    /// The portals cannot be had.
+    #[error("the portals cannot be had")]
+    Portals(#[from] PortalsError),
     /// The worker cannot start.
     #[error("the worker cannot start")]
     Worker(#[from] WorkerError),
@@ -83,6 +88,8 @@ impl Relay {
     pub async fn start(config: &Config, role: Role) -> Result<Self, RelayError> {
         warn(&config.check(role)?);
         let metrics = Arc::new(Metrics::new());
+        let portals = open_portals(config, role, &metrics)?;
+        let api = PortalsApi::new(portals.clone(), config.admin.token.as_ref())?;
         let bus = open_bus(config, role, &metrics).await?;
         let health = Arc::new(Health::new(bus.connected()));
         let stopping = Stopping::of(config);
@@ -90,13 +97,14 @@ impl Relay {
             config.admin.listen,
             Arc::clone(&metrics),
             Arc::clone(&health),
+            api,
         );
         let admin = match admin {
             Ok(admin) => admin,
             Err(error) => return Err(undo(error.into(), Parts::default(), &bus, stopping).await),
         };
         tracing::info!(admin.addr = %admin.addr(), "the admin port listens");
-        match Parts::start(config, role, &bus, &metrics).await {
+        match Parts::start(config, role, &bus, portals.as_ref(), &metrics).await {
             Ok(parts) => {
                 health.start();
                 Ok(Self {
@@ -168,6 +176,7 @@ impl Relay {
 struct Parts {
     receiver: Option<Receiver>,
     worker: Option<Worker>,
+    following: Option<Following>,
 }
 
 impl Parts {
@@ -176,11 +185,14 @@ impl Parts {
         config: &Config,
         role: Role,
         bus: &Arc<dyn Bus>,
+        portals: Option<&Arc<Portals>>,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, (RelayError, Self)> {
         let mut parts = Self::default();
-        if role.works() {
-            match Worker::start(config, Arc::clone(bus), Arc::clone(metrics)) {
+        if let Some(portals) = portals {
+            parts.following = Some(portals.follow());
+            let (bus, tokens) = (Arc::clone(bus), Arc::clone(portals.tokens()));
+            match Worker::start(config, bus, tokens, Arc::clone(metrics)) {
                 Ok(worker) => parts.worker = Some(worker),
                 Err(error) => return Err((error.into(), parts)),
             }
@@ -208,6 +220,7 @@ impl Parts {
             let left = grace.left_before(reserve);
             in_time &= within(left, worker.stop(left), "worker").await;
         }
+        drop(self.following);
         in_time &= within(grace.left(), bus.close(), "bus").await;
         if in_time { Ok(()) } else { Err(StopTimeout) }
     }
@@ -260,6 +273,16 @@ fn warn(warnings: &[Problem]) {
     for warning in warnings {
         tracing::warn!(key = warning.key, "{}", warning.message);
     }
+}
+
+/// The portals, for a role that reads their records.
+fn open_portals(
+    config: &Config,
+    role: Role,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Arc<Portals>>, PortalsError> {
+    let open = || Portals::open(config, Arc::clone(metrics)).map(Arc::new);
+    role.works().then(open).transpose()
 }
 
 async fn open_bus(

@@ -17,9 +17,7 @@ use crate::config::Config;
 use crate::enrich::budget::Share;
 use crate::enrich::{Engine, Plans};
 use crate::fan_out::{FanOut, FanOutError};
-use crate::hubspot::client::{
-    ApiVersionError, HubSpot, HubSpotOptions, HubSpotSetupError, TokenError, Tokens,
-};
+use crate::hubspot::client::{ApiVersionError, HubSpot, HubSpotOptions, HubSpotSetupError, Tokens};
 use crate::metrics::Metrics;
 
 mod backlog;
@@ -42,9 +40,6 @@ pub enum WorkerError {
     /// `hubspot.api_version`.
     #[error("hubspot.api_version: {0}")]
     ApiVersion(#[from] ApiVersionError),
-    /// A portal's access token.
-    #[error(transparent)]
-    Token(#[from] TokenError),
     /// The HubSpot client.
     #[error(transparent)]
     HubSpot(#[from] HubSpotSetupError),
@@ -62,16 +57,21 @@ pub struct Worker {
 
 impl Worker {
     /// Joins the workers of `bus`, and starts a shell for each partition that is ours, as long as it is. They begin to work
-    /// when the bus gives them deliveries. Must be called within a tokio runtime.
+    /// when the bus gives them deliveries. Which portals there are, `tokens` knows. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// What is wrong with the configuration of HubSpot's API or of a destination.
     pub fn start(
         config: &Config,
         bus: Arc<dyn Bus>,
+        tokens: Arc<Tokens>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, WorkerError> {
-        let hubspot = hubspot(config, metrics.clone())?;
+        let hubspot = HubSpot::new(
+            &HubSpotOptions::of(&config.hubspot)?,
+            tokens,
+            metrics.clone(),
+        )?;
         let fan_out = FanOut::new(&config.destination, bus.clone(), metrics.clone())?;
         let parts = Arc::new(Parts::new(bus, hubspot, fan_out, metrics));
         let stopping = CancellationToken::new();
@@ -171,19 +171,6 @@ async fn keep_running<F: Future<Output = ()>>(stopping: CancellationToken, start
             () = tokio::time::sleep(RESTART_DELAY) => {}
         }
     }
-}
-
-fn hubspot(config: &Config, metrics: Arc<Metrics>) -> Result<HubSpot, WorkerError> {
-    let options = HubSpotOptions {
-        base_url: config.hubspot.base_url.clone(),
-        api_version: config.hubspot.api_version.parse()?,
-        timeout: config.hubspot.timeout,
-    };
-    Ok(HubSpot::new(
-        options,
-        Tokens::new(&config.portal)?,
-        metrics,
-    )?)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::relay::RelayError;
 
 mod config_command;
 mod demo;
+mod portals;
 mod run;
 mod simulate;
 
@@ -39,6 +40,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// A HubSpot on your desk: portals with data, the CRM API with its limits and errors, signed webhooks.
     Simulate(Box<simulate::SimulateArgs>),
+    /// Lists, adds, pauses, resumes and removes the portals of portals.folder, and seals their tokens.
+    Portals(portals::PortalsCommand),
     /// Prints the effective configuration as TOML, without secrets, and checks it.
     Config(config_command::ConfigCommand),
 }
@@ -70,6 +73,7 @@ impl Cli {
             Command::Worker(args) => run::execute(&args.load()?, Role::Worker).await,
             Command::Demo(args) => args.execute().await,
             Command::Simulate(args) => simulate::run(*args).await,
+            Command::Portals(command) => command.execute(),
             Command::Config(command) => command.execute(),
         }
     }

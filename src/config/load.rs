@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::tree::{Node, Origin};
 use super::validate::{Problem, Role};
-use super::{Config, overlay, typed};
+use super::{Config, PortalConfig, overlay, typed};
 
 /// Why there is no configuration to run with. No variant tells the value of a secret.
 #[derive(Debug, thiserror::Error)]
@@ -153,12 +153,24 @@ pub fn load_with(
     Ok(typed::from_tree(root)?)
 }
 
+/// The keys of a `[portal.<id>]` as a file of their own has them: `text`, which was read at `path`.
+///
+/// # Errors
+/// [`ConfigError::Syntax`] and [`ConfigError::Key`].
+pub fn portal_of(path: &Path, text: &str) -> Result<PortalConfig, ConfigError> {
+    Ok(typed::from_tree(parse(path, text)?)?)
+}
+
 fn read(path: &Path) -> Result<Node, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::NoFile {
         path: path.to_owned(),
         source,
     })?;
-    Node::parse(path, &text).map_err(|error| ConfigError::Syntax {
+    parse(path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Node, ConfigError> {
+    Node::parse(path, text).map_err(|error| ConfigError::Syntax {
         path: path.to_owned(),
         line: error.line,
         message: error.message,

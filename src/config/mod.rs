@@ -22,7 +22,7 @@ mod tree;
 mod typed;
 mod validate;
 
-pub use load::{ConfigError, KeyError, load, load_with};
+pub use load::{ConfigError, KeyError, load, load_with, portal_of};
 pub use secret::{Secret, SecretError};
 pub use validate::{Problem, Report, Role};
 
@@ -42,8 +42,10 @@ pub struct Config {
     pub bus: BusConfig,
     /// HubSpot's API.
     pub hubspot: HubSpotConfig,
-    /// Portals by id, each with its access token.
+    /// Portals by id, each with its token.
     pub portal: BTreeMap<String, PortalConfig>,
+    /// Portals that come and go while we run.
+    pub portals: PortalsConfig,
     /// What to read, by object type: singular, plural or id.
     pub enrich: BTreeMap<String, EnrichConfig>,
     /// Downstream consumers by name.
@@ -81,14 +83,20 @@ pub struct WorkerConfig {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminConfig {
-    /// Address and port of `/metrics`, `/livez` and `/readyz`. Default `127.0.0.1:9090`.
+    /// Address and port of `/metrics`, `/livez`, `/readyz` and `/portals`. Default `127.0.0.1:9090`.
     pub listen: SocketAddr,
+    /// What requests to `/portals` carry as a bearer token; read at start. Left out: nobody is answered there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<Secret>,
 }
 
 /// `[app.<name>]`
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct AppConfig {
+    /// The app's client id, which its OAuth portals need.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
     /// The app's client secrets: one, or several while a secret is rotated.
     pub client_secrets: Vec<Secret>,
     /// Which signatures its requests may carry. A request that has a v3 signature must pass v3. Default `["v3"]`.
@@ -140,12 +148,34 @@ pub struct HubSpotConfig {
     pub budget_share: f64,
 }
 
-/// `[portal.<id>]`
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+/// `[portal.<id>]`, and a file of `portals.folder`. It has one of the two tokens.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct PortalConfig {
     /// A private app's access token or a service key. With `file:PATH` it is read again when HubSpot refuses it.
-    pub access_token: Secret,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<Secret>,
+    /// What the portal's installation of an OAuth app gave: access tokens are had for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<Secret>,
+    /// The app that `refresh_token` is of, by its name here. Left out: the only one with a `client_id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+    /// Whether no call is made for it, and its events are kept. Default `false`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub paused: bool,
+}
+
+/// `[portals]`
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PortalsConfig {
+    /// A folder of files `<portal id>.toml`, each with the keys of a `[portal.<id>]`. It is watched. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// What seals tokens at rest: 32 bytes in base64 each; read at start. The first seals, all unseal.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<Secret>,
 }
 
 /// `[enrich.<object type>]`
@@ -293,6 +323,7 @@ impl Default for AdminConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 9090)),
+            token: None,
         }
     }
 }
@@ -336,6 +367,23 @@ impl Default for ShutdownConfig {
             grace: Duration::from_secs(25),
         }
     }
+}
+
+/// Whether `text` is what HubSpot gives a portal for an id: digits, and no leading 0.
+#[must_use]
+pub fn is_portal_id(text: &str) -> bool {
+    const DIGITS_MAX: usize = 20;
+    (1..=DIGITS_MAX).contains(&text.len())
+        && !text.starts_with('0')
+        && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 fn default_signatures() -> Vec<SignatureVersion> {

@@ -80,10 +80,16 @@ impl Secret {
     pub fn is_file(&self) -> bool {
         self.0.expose_secret().starts_with("file:")
     }
-}
 
-impl Secret {
-    fn is_reference(&self) -> bool {
+    /// The text as configured, be it the secret or a reference.
+    #[must_use]
+    pub fn text(&self) -> &SecretString {
+        &self.0
+    }
+
+    /// Whether it says where the secret is, and is none itself.
+    #[must_use]
+    pub fn is_reference(&self) -> bool {
         let text = self.0.expose_secret();
         text.starts_with("env:") || text.starts_with("file:")
     }

@@ -112,7 +112,10 @@ fn form_of(name: &str) -> Option<&'static str> {
         "listen" => "an address with a port, such as 127.0.0.1:8080",
         "public_url" => "a URL, or a list of URLs",
         "client_secrets" => "a list of texts, each env:NAME, file:PATH or the secret itself",
-        "access_token" => "a text: env:NAME, file:PATH or the token itself",
+        "access_token" | "refresh_token" | "token" => {
+            "a text: env:NAME, file:PATH or the token itself"
+        }
+        "keys" => "a list of texts, each env:NAME, file:PATH or the key itself",
         "url" => {
             "a text: env:NAME, file:PATH or the broker's URL, amqp://user:password@host:5672/vhost"
         }

@@ -7,6 +7,7 @@ use std::fmt;
 use super::{Config, ConfigError};
 
 mod broker;
+mod portals;
 mod public;
 mod work;
 
@@ -81,8 +82,8 @@ pub struct Report {
 
 type Rule = fn(&Config, Role) -> Vec<Problem>;
 
-const RULES: &[&[Rule]] = &[public::RULES, broker::RULES, work::RULES];
-const ADVICE: &[&[Rule]] = &[public::ADVICE, work::ADVICE];
+const RULES: &[&[Rule]] = &[public::RULES, broker::RULES, portals::RULES, work::RULES];
+const ADVICE: &[&[Rule]] = &[public::ADVICE, portals::ADVICE, work::ADVICE];
 
 impl Config {
     /// What is wrong or risky about this configuration for `role`. Reads the environment and files that

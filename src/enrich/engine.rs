@@ -40,7 +40,7 @@ pub struct Engine {
     memory: Memory,
     pool: DefinitionPool,
     changelog: Changelog,
-    /// Whether a delivery was settled, so that there may be room for another.
+    /// Whether a delivery was settled or a portal changed, so that there may be room for another.
     has_room: bool,
     calls: HashMap<CallId, CallUnderWay>,
     publishes: HashMap<PublishId, (PortalId, Key)>,
@@ -122,6 +122,10 @@ impl Engine {
                 self.with_portal(now, &portal_id, |portal, ctx| {
                     portal.token_refreshed(changed, ctx.now)
                 });
+            }
+            Input::PortalChanged(portal_id) => {
+                self.with_portal(now, &portal_id, |portal, _| portal.changed());
+                self.has_room = true;
             }
             Input::Published { publish, ending } => {
                 if let Some((portal_id, key)) = self.publishes.remove(&publish) {

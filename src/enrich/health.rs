@@ -23,7 +23,7 @@ pub enum Health {
     BackingOff { failures: u32, until: Millis },
     /// Its token was refused and is being refreshed.
     Refreshing,
-    /// Its token is refused; after `until` one call tries again.
+    /// Its token is refused, there is none, or it is paused by its own setting; after `until` one call tries again.
     Paused { until: Millis },
 }
 

@@ -60,6 +60,8 @@ pub enum Input {
         /// Whether it is another one now.
         changed: bool,
     },
+    /// A portal's token was changed, or it was paused, resumed or removed: whatever kept it from being asked may be over.
+    PortalChanged(PortalId),
     /// A message, or a dead letter, is where it should be: every copy confirmed.
     Published {
         /// Which one.

@@ -257,8 +257,19 @@ pub enum CallError {
     #[error("HubSpot refuses the access token (401)")]
     Unauthorized,
     /// The configuration has no token for the portal.
-    #[error("no access token is configured for this portal; add [portal.<id>] with access_token")]
+    #[error(
+        "no access token is configured for this portal; add [portal.<id>], or a file to portals.folder"
+    )]
     NoToken,
+    /// The portal is paused by its own setting: no call was made.
+    #[error("the portal is paused")]
+    Paused,
+    /// There is no access token to be had until somebody acts: no call was made.
+    #[error("{0}")]
+    Parked(
+        /// Why, and what to do.
+        String,
+    ),
     /// 403: the token lacks a scope, or the account the tier.
     #[error("HubSpot forbids the read (403); missing scopes: {}", .missing_scopes.join(", "))]
     Forbidden {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::control::{Control, ControlError, type_of};
+use super::oauth::Installation;
 use super::options::{Dials, Fault, Faults, Latency, Limits, NextFault, WebhookOptions};
 use super::outbox::{Acknowledged, NotificationCounts};
 use super::portal::Portal;
@@ -25,6 +26,10 @@ pub struct Counters {
     pub replies: BTreeMap<u16, u64>,
     /// 429s because a limit was reached. Injected ones are not counted.
     pub rate_limited: u64,
+    /// Access tokens that OAuth gave for the portal's refresh tokens.
+    pub refreshes: u64,
+    /// Requests for one that were refused.
+    pub refreshes_refused: u64,
     /// What became of notifications.
     pub notifications: NotificationCounts,
 }
@@ -90,6 +95,48 @@ impl Control {
         Ok(())
     }
 
+    /// Uninstalls a portal's OAuth app: its refresh token and its access tokens end.
+    ///
+    /// # Errors
+    /// [`ControlError::NoPortal`], also for one without an app.
+    pub fn uninstall(&self, portal: u64) -> Result<(), ControlError> {
+        self.installation(portal, |one| one.uninstall())
+    }
+
+    /// Installs a portal's OAuth app anew; the refresh token of this installation.
+    ///
+    /// # Errors
+    /// [`ControlError::NoPortal`], also for one without an app.
+    pub fn reinstall(&self, portal: u64) -> Result<String, ControlError> {
+        self.installation(portal, |one| one.reinstall())
+    }
+
+    /// Ends a portal's access tokens before their time; the refresh token stays.
+    ///
+    /// # Errors
+    /// [`ControlError::NoPortal`], also for one without an app.
+    pub fn expire_access_tokens(&self, portal: u64) -> Result<(), ControlError> {
+        self.installation(portal, |one| one.expire())
+    }
+
+    /// The refresh token that a portal's app has now.
+    ///
+    /// # Errors
+    /// [`ControlError::NoPortal`], also for one without an app.
+    pub fn refresh_token(&self, portal: u64) -> Result<Option<String>, ControlError> {
+        self.installation(portal, |one| one.refresh_token.clone())
+    }
+
+    fn installation<T>(
+        &self,
+        portal: u64,
+        of: impl FnOnce(&mut Installation) -> T,
+    ) -> Result<T, ControlError> {
+        let mut data = self.portal(portal)?.lock();
+        let installation = data.installation.as_mut();
+        installation.map(of).ok_or(ControlError::NoPortal(portal))
+    }
+
     /// Holds deliveries back: notifications go on being made.
     pub fn pause(&self) {
         self.shared.settings().paused = true;
@@ -117,7 +164,10 @@ impl Control {
     /// [`ControlError::NoPortal`].
     pub fn counters(&self, portal: u64) -> Result<Counters, ControlError> {
         let data = self.portal(portal)?.lock();
+        let installation = data.installation.as_ref();
         Ok(Counters {
+            refreshes: installation.map_or(0, |one| one.given),
+            refreshes_refused: installation.map_or(0, |one| one.refused),
             calls: data.calls.clone(),
             replies: data.replies.clone(),
             rate_limited: data.rate_limited,

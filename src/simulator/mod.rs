@@ -28,6 +28,7 @@ mod edges;
 mod limits;
 mod merge;
 mod notification;
+mod oauth;
 mod options;
 mod outbox;
 mod portal;
@@ -46,8 +47,8 @@ mod words;
 pub use control::{Control, ControlError, IMPORT_MAX};
 pub use control_settings::Counters;
 pub use options::{
-    Dials, Fault, Faults, HANG_MAX, Latency, Limits, NextFault, PortalOptions, RandomFault,
-    Signatures, SimulatorOptions, Subscriptions, WebhookOptions,
+    Dials, Fault, Faults, HANG_MAX, Latency, Limits, NextFault, OAuthOptions, PortalOptions,
+    RandomFault, Signatures, SimulatorOptions, Subscriptions, WebhookOptions,
 };
 pub use outbox::{ACKNOWLEDGED_MAX, Acknowledged, NotificationCounts};
 

@@ -55,6 +55,53 @@ pub struct PortalOptions {
     pub missing_scopes: BTreeSet<String>,
     /// Contacts to seed; the other types follow in proportion. Default 50; 0 seeds no records.
     pub contacts: usize,
+    /// The OAuth app that is installed in it, beside the access token. Default none.
+    pub oauth: Option<OAuthOptions>,
+}
+
+/// An OAuth app as one portal has it installed.
+#[derive(Clone)]
+pub struct OAuthOptions {
+    /// The app's client id.
+    pub client_id: String,
+    /// The app's client secrets: each is accepted.
+    pub client_secrets: Vec<String>,
+    /// What the installation gave.
+    pub refresh_token: String,
+    /// How long an access token lives; told in whole seconds. HubSpot's is 30 minutes, the default.
+    pub life: Duration,
+    /// Whether every refresh brings another refresh token, and the old one ends. Default no, as HubSpot does.
+    pub rotates: bool,
+    /// The portal that the token endpoint says the tokens are of. Default its own.
+    pub hub_id: Option<u64>,
+}
+
+impl OAuthOptions {
+    /// An app with defaults for everything else.
+    #[must_use]
+    pub fn new(
+        client_id: impl Into<String>,
+        client_secret: impl Into<String>,
+        refresh_token: impl Into<String>,
+    ) -> Self {
+        Self {
+            client_id: client_id.into(),
+            client_secrets: vec![client_secret.into()],
+            refresh_token: refresh_token.into(),
+            life: Duration::from_secs(1_800),
+            rotates: false,
+            hub_id: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for OAuthOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OAuthOptions")
+            .field("client_id", &self.client_id)
+            .field("life", &self.life)
+            .finish_non_exhaustive()
+    }
 }
 
 impl PortalOptions {
@@ -67,6 +114,7 @@ impl PortalOptions {
             limits: Limits::default(),
             missing_scopes: BTreeSet::new(),
             contacts: 50,
+            oauth: None,
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::change::{Applied, Change, ChangeError, Fact};
 use super::limits::Meter;
 use super::notification::{self, Context};
+use super::oauth::Installation;
 use super::options::{Dials, Faults, Latency, Limits, SimulatorOptions, WebhookOptions};
 use super::outbox::Outbox;
 use super::random::Random;
@@ -52,6 +53,7 @@ pub(crate) struct PortalData {
     pub(crate) outbox: Outbox,
     pub(crate) missing_scopes: BTreeSet<String>,
     pub(crate) revoked: bool,
+    pub(crate) installation: Option<Installation>,
     /// Calls by endpoint, refused ones included.
     pub(crate) calls: BTreeMap<&'static str, u64>,
     /// Replies by status.
@@ -84,6 +86,9 @@ impl Shared {
                 outbox: Outbox::default(),
                 missing_scopes: portal.missing_scopes,
                 revoked: false,
+                installation: portal
+                    .oauth
+                    .map(|oauth| Installation::new(portal.id, oauth)),
                 calls: BTreeMap::new(),
                 replies: BTreeMap::new(),
                 rate_limited: 0,

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::control_http;
 use super::limits::Standing;
+use super::oauth::{self, Found};
 use super::options::{Fault, HANG_MAX};
 use super::portal::{Portal, Shared};
 use super::record::Source;
@@ -107,12 +108,22 @@ fn decide(shared: &Shared, request: &HttpRequest, body: &Bytes) -> (Outcome, Dur
         correlation_id: settings.random.uuid(),
     };
     drop(settings);
-    let portal = token(request).and_then(|token| {
-        shared
-            .portals
-            .iter()
-            .find(|portal| portal.access_token == token)
-    });
+    if oauth::is_token_endpoint(path) {
+        outcome.reply = match fault {
+            Some(Fault::Status(status)) => errors::of_fault(status),
+            _ => oauth::token(shared, request.method().as_str(), &form(body)),
+        };
+        return (outcome, latency);
+    }
+    let portal = token(request).map_or(Found::Nothing, |token| oauth::find(shared, token));
+    let portal = match portal {
+        Found::Portal(portal) => Some(portal),
+        Found::Expired => {
+            outcome.reply = errors::revoked();
+            return (outcome, latency);
+        }
+        Found::Nothing => None,
+    };
     match (portal, Route::parse(path)) {
         (None, _) => outcome.reply = errors::unauthorized(),
         (Some(_), None) => {}
@@ -234,6 +245,11 @@ fn draw_fault(settings: &mut super::portal::Settings, path: &str) -> Option<Faul
 fn token(request: &HttpRequest) -> Option<&str> {
     let header = request.headers().get("Authorization")?.to_str().ok()?;
     header.strip_prefix("Bearer ")
+}
+
+/// A body of `application/x-www-form-urlencoded`, which has the form of a query.
+fn form(body: &Bytes) -> BTreeMap<String, String> {
+    query(std::str::from_utf8(body).unwrap_or_default())
 }
 
 /// The first value of each parameter.

@@ -24,7 +24,8 @@ use crate::enrich::{
     CallId, DeliveryId, Ending, Engine, EngineStats, Input, Note, NoteId, Output, PublishId, Source,
 };
 use crate::event::{Batch, DeadLetter, DeadLetterReason, EnrichedEvent, Millis, PortalId, Stage};
-use crate::hubspot::call::{Answered, Call};
+use crate::hubspot::call::{Answered, Call, CallError};
+use crate::hubspot::client::Changed;
 
 use super::backlog::{self, Backlog};
 use super::parts::{Delivered, Parts, Round};
@@ -46,6 +47,8 @@ pub(super) struct Shell {
     consumer: Option<Consumer>,
     backlog: Backlog,
     past: Past,
+    /// Portals whose token or settings changed, of this partition and of others.
+    changed: Arc<Changed>,
     unsettled: HashMap<DeliveryId, Taken>,
     last_delivery: u64,
     /// Calls and deliveries under way.
@@ -108,6 +111,7 @@ enum Wake {
     Consumed(Option<Consumed>),
     Backlog(Option<Consumed>),
     Recalled(Recalled),
+    Changed(PortalId),
     Done(Done),
     Time,
     Stop,
@@ -122,6 +126,7 @@ impl Shell {
             consumer: Some(parts.bus.consume(Queue::Partition(partition), prefetch)),
             backlog: Backlog::new(partition, prefetch),
             past: Past::new(partition),
+            changed: parts.hubspot.watch(),
             parts,
             unsettled: HashMap::new(),
             last_delivery: 0,
@@ -150,6 +155,7 @@ impl Shell {
                 Wake::Backlog(Some(Consumed::Lost)) => self.abandon(Some(Source::Backlog)),
                 Wake::Backlog(None) => self.backlog.close(),
                 Wake::Recalled(recalled) => self.recall(recalled),
+                Wake::Changed(portal_id) => self.tell(Input::PortalChanged(portal_id)),
                 Wake::Done(Done::Tell(inputs)) => self.tell_all(inputs),
                 Wake::Done(Done::Delivered(delivered)) => {
                     if let Some(round) = delivered.again {
@@ -205,11 +211,13 @@ impl Shell {
         };
         tokio::select! {
             biased;
+            // First, so that what a call found out about a portal before it changed is not heard after.
             done = done => Wake::Done(done),
             () = stopping.cancelled(), if !draining => Wake::Stop,
             consumed = consumed => Wake::Consumed(consumed),
             consumed = from_backlog => Wake::Backlog(consumed),
             recalled = recalled => Wake::Recalled(recalled),
+            portal_id = self.changed.next() => Wake::Changed(portal_id),
             () = tokio::time::sleep(sleep) => Wake::Time,
         }
     }
@@ -362,15 +370,16 @@ impl Shell {
     }
 
     fn refresh_token(&self, portal_id: PortalId) {
-        let changed = self.parts.hubspot.refresh_token(&portal_id);
-        if !changed {
-            tracing::error!(
-                portal.id = %portal_id,
-                "HubSpot refuses the portal's access token; its events are kept and it is tried again every 5 minutes: \
-                 set portal.<id>.access_token to a valid token"
-            );
-        }
+        let parts = self.parts.clone();
         self.under_way.push(Box::pin(async move {
+            let changed = parts.hubspot.refresh_token(&portal_id).await;
+            if !changed {
+                tracing::error!(
+                    portal.id = %portal_id,
+                    "HubSpot refuses the portal's token; its events are kept and it is tried again every 5 minutes: \
+                     give it a valid one, in [portal.<id>] or in its file of portals.folder"
+                );
+            }
             Done::Tell(vec![Input::TokenRefreshed { portal_id, changed }])
         }));
     }
@@ -482,7 +491,10 @@ impl Drop for Shell {
 
 /// Failures that the engine answers by waiting are worth a line each, at a level that fits.
 fn log_failure(portal_id: &PortalId, call: &Call, answered: &Answered) {
-    if let Err(error) = &answered.result {
+    if let Err(CallError::Paused | CallError::Parked(_)) = &answered.result {
+        // It was told when it began.
+        tracing::debug!(portal.id = %portal_id, endpoint = call.endpoint(), "no call is made for the portal");
+    } else if let Err(error) = &answered.result {
         tracing::warn!(portal.id = %portal_id, endpoint = call.endpoint(), "a call to HubSpot failed: {error}");
     }
 }

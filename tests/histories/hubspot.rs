@@ -394,6 +394,8 @@ fn word(error: &CallError) -> &'static str {
         CallError::Unreadable { .. } => "unreadable answer",
         CallError::Refused { .. } => "400 for a batch",
         CallError::NoToken => "no token",
+        CallError::Paused => "portal paused",
+        CallError::Parked(_) => "portal parked",
     }
 }
 

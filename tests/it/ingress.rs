@@ -122,6 +122,7 @@ fn config(requests_max: usize) -> Config {
     config.receiver.body_size_max = ByteSize::b(BODY_SIZE_MAX);
     config.receiver.requests_max = requests_max;
     let app = |secret: &str, signatures: &[SignatureVersion]| AppConfig {
+        client_id: None,
         client_secrets: vec![Secret::new("retired"), Secret::new(secret)],
         signatures: signatures.to_vec(),
     };

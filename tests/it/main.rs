@@ -10,5 +10,6 @@ mod bus_contract;
 mod bus_verdicts;
 mod delivery;
 mod ingress;
+mod portals;
 mod recovery;
 mod simulator;

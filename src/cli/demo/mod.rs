@@ -177,6 +177,7 @@ fn configure(simulator: &Simulator, folder: &Path) -> Config {
     config.app = one(
         "demo",
         AppConfig {
+            client_id: None,
             client_secrets: vec![Secret::new(CLIENT_SECRET)],
             signatures: vec![SignatureVersion::V3],
         },
@@ -187,7 +188,8 @@ fn configure(simulator: &Simulator, folder: &Path) -> Config {
     config.portal = one(
         &PORTAL.to_string(),
         PortalConfig {
-            access_token: Secret::new(token),
+            access_token: Some(Secret::new(token)),
+            ..PortalConfig::default()
         },
     );
     config.enrich = enrich();

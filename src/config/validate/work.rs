@@ -22,8 +22,6 @@ pub(super) const RULES: &[Rule] = &[
     calls_have_time,
     budget_share_is_a_part,
     prefetch_is_not_zero,
-    portal_ids_are_digits,
-    access_tokens_resolve,
     types_are_named_once,
     associations_are_listed_once,
     properties_are_all_or_listed,
@@ -35,11 +33,7 @@ pub(super) const RULES: &[Rule] = &[
     files_have_one_writer,
 ];
 
-pub(super) const ADVICE: &[Rule] = &[
-    a_worker_has_portals,
-    a_worker_has_destinations,
-    types_look_like_types,
-];
+pub(super) const ADVICE: &[Rule] = &[a_worker_has_destinations, types_look_like_types];
 
 fn base_url_can_carry_tokens(config: &Config, _: Role) -> Vec<Problem> {
     let fault = match Url::parse(&config.hubspot.base_url) {
@@ -96,35 +90,6 @@ fn prefetch_is_not_zero(config: &Config, _: Role) -> Vec<Problem> {
         "worker.prefetch",
         "0 means no bound to a broker, and memory has one; write a number such as 200",
     )
-}
-
-fn portal_ids_are_digits(config: &Config, _: Role) -> Vec<Problem> {
-    let wrong = config.portal.keys().filter(|id| !is_portal_id(id));
-    wrong
-        .map(|id| {
-            Problem::new(
-                format!("portal.{id}"),
-                "a portal's id has digits only, such as 8241, and no leading 0",
-            )
-        })
-        .collect()
-}
-
-fn is_portal_id(id: &str) -> bool {
-    !id.is_empty() && !id.starts_with('0') && id.bytes().all(|b| b.is_ascii_digit())
-}
-
-fn access_tokens_resolve(config: &Config, role: Role) -> Vec<Problem> {
-    let portals = config.portal.iter().filter(|_| role.works());
-    portals
-        .filter_map(|(id, portal)| {
-            let error = portal.access_token.resolve().err()?;
-            Some(Problem::new(
-                format!("portal.{id}.access_token"),
-                error.to_string(),
-            ))
-        })
-        .collect()
 }
 
 fn types_are_named_once(config: &Config, _: Role) -> Vec<Problem> {
@@ -284,14 +249,6 @@ fn plain(path: &Path) -> PathBuf {
         (Some(Ok(folder)), Some(name)) => folder.join(name),
         _ => absolute,
     }
-}
-
-fn a_worker_has_portals(config: &Config, role: Role) -> Vec<Problem> {
-    problem_if(
-        role.works() && config.portal.is_empty(),
-        "portal",
-        "there is none, so nothing can be read from HubSpot; write a table [portal.ID] with an access_token",
-    )
 }
 
 fn a_worker_has_destinations(config: &Config, role: Role) -> Vec<Problem> {

@@ -97,6 +97,12 @@ impl Portal {
                 }
                 self.ready.push_front(request);
             }
+            CallError::Paused | CallError::Parked(_) => {
+                self.health = Health::Paused {
+                    until: ctx.now.after(UNAUTHORIZED_PROBE),
+                };
+                self.ready.push_front(request);
+            }
             CallError::NoToken => {
                 self.refuse(request, DeadLetterReason::UnknownPortal, &error, ctx)
             }
@@ -135,6 +141,11 @@ impl Portal {
                 }
             };
         }
+    }
+
+    /// Its token or its settings changed: it is asked again as if nothing had been wrong.
+    pub(in crate::enrich) fn changed(&mut self) {
+        self.health = Health::Ready;
     }
 
     /// A request that HubSpot refuses for good: its jobs become dead letters; a part goes missing.

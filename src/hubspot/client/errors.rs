@@ -41,6 +41,12 @@ impl ErrorBody {
             .and_then(word)
     }
 
+    /// The words by which the token endpoint says what is wrong: its own, and RFC 6749's.
+    pub(super) fn words(&self) -> impl Iterator<Item = String> {
+        let keys = ["status", "error", "category"].into_iter();
+        keys.filter_map(|key| self.0.get(key)?.as_str().and_then(word))
+    }
+
     /// Whether it says that what was asked for does not exist.
     ///
     /// For an id that is a number HubSpot sends its error form without a category; a path it does not know is

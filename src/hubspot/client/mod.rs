@@ -22,8 +22,12 @@ use reqwest::{Response, Url, redirect, retry};
 
 use self::errors::ErrorBody;
 use self::paths::WireRequest;
-pub use self::tokens::{TokenError, Tokens};
+pub use self::tokens::{
+    Changed, Credential, Keep, NewToken, OAuthApp, PortalSettings, State, Status, TokenError,
+    TokenSource, Tokens,
+};
 pub use self::version::{ApiVersion, ApiVersionError};
+use crate::config::HubSpotConfig;
 use crate::event::PortalId;
 use crate::hubspot::call::{Answer, Answered, Call, CallError, RateLimits};
 use crate::metrics::{Metrics, seconds};
@@ -58,6 +62,20 @@ pub struct HubSpotOptions {
     pub timeout: Duration,
 }
 
+impl HubSpotOptions {
+    /// As configured.
+    ///
+    /// # Errors
+    /// [`ApiVersionError`].
+    pub fn of(config: &HubSpotConfig) -> Result<Self, ApiVersionError> {
+        Ok(Self {
+            base_url: config.base_url.clone(),
+            api_version: config.api_version.parse()?,
+            timeout: config.timeout,
+        })
+    }
+}
+
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum HubSpotSetupError {
@@ -80,7 +98,7 @@ pub struct HubSpot {
     http: reqwest::Client,
     base: Url,
     version: ApiVersion,
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
     metrics: Arc<Metrics>,
     /// [`REPLY_BYTES_MAX`], but for tests.
     reply_bytes_max: usize,
@@ -101,16 +119,13 @@ impl HubSpot {
     /// # Errors
     /// Every variant of [`HubSpotSetupError`].
     pub fn new(
-        options: HubSpotOptions,
-        tokens: Tokens,
+        options: &HubSpotOptions,
+        tokens: Arc<Tokens>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, HubSpotSetupError> {
-        let base = base_url(&options.base_url).ok_or(HubSpotSetupError::BaseUrl)?;
-        if options.timeout.is_zero() {
-            return Err(HubSpotSetupError::Timeout);
-        }
+        let (base, http) = connect(options)?;
         Ok(Self {
-            http: http_client(&base, options.timeout)?,
+            http,
             base,
             version: options.api_version,
             tokens,
@@ -126,29 +141,40 @@ impl HubSpot {
     ///   ([`CallError::Refused`] with status 207, [`CallError::Forbidden`] or [`CallError::RateLimited`]).
     /// - 404 to [`Call::ReadRecord`] and [`Call::ReadOwner`], in HubSpot's own form, is the answer that there is none.
     /// - A call whose id or type cannot stand in a path is refused here, with status 400 and the category
-    ///   `CRM_RELAY_UNWRITABLE`, and sends nothing; so does a portal without a token.
+    ///   `CRM_RELAY_UNWRITABLE`, and sends nothing; so does one of a portal that is paused or has no token. The first
+    ///   call of an OAuth portal waits until its access token was had.
     pub async fn call(&self, portal_id: &PortalId, call: &Call) -> Answered {
-        let Some(authorization) = self.tokens.authorization(portal_id) else {
-            return unsent(CallError::NoToken);
-        };
         let Some(request) = paths::request(&self.base, self.version, call) else {
             return unsent(unwritable());
+        };
+        let authorization = match self.tokens.authorization(portal_id).await {
+            Ok(authorization) => authorization,
+            Err(error) => return unsent(error),
         };
         let started = Instant::now();
         let reply = self.send(request, authorization.clone()).await;
         self.note(portal_id, call, started.elapsed(), reply.as_ref().ok());
-        if reply.as_ref().is_ok_and(|reply| reply.status == 401) {
-            self.tokens.refused(portal_id, &authorization);
+        if let Ok(reply) = &reply {
+            let unauthorized = reply.status == 401;
+            self.tokens
+                .answered(portal_id, &authorization, unauthorized);
         }
         answered(call, reply)
     }
 
-    /// After a 401: reads the portal's token again, where it may have changed (`file:` secrets).
+    /// After a 401: reads the portal's token again where it may have changed (`file:` secrets), or has another one
+    /// given by OAuth.
     ///
     /// True if the token now held is not the one HubSpot refused, so that calls are worth repeating. Of
     /// several calls that were under way with the old token, each may ask, and each gets true.
-    pub fn refresh_token(&self, portal_id: &PortalId) -> bool {
-        self.tokens.refresh(portal_id)
+    pub async fn refresh_token(&self, portal_id: &PortalId) -> bool {
+        self.tokens.refresh(portal_id).await
+    }
+
+    /// Hears of portals that are added, changed, paused, resumed or removed from now on.
+    #[must_use]
+    pub fn watch(&self) -> Arc<Changed> {
+        self.tokens.watch()
     }
 
     async fn send(
@@ -203,6 +229,16 @@ impl HubSpot {
             self.metrics.hubspot_records_per_read.observe(records);
         }
     }
+}
+
+/// What `options` lead to: the API's URL and an HTTP client, which connects when it is first used.
+fn connect(options: &HubSpotOptions) -> Result<(Url, reqwest::Client), HubSpotSetupError> {
+    let base = base_url(&options.base_url).ok_or(HubSpotSetupError::BaseUrl)?;
+    if options.timeout.is_zero() {
+        return Err(HubSpotSetupError::Timeout);
+    }
+    let http = http_client(&base, options.timeout)?;
+    Ok((base, http))
 }
 
 fn base_url(text: &str) -> Option<Url> {

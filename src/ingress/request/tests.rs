@@ -33,6 +33,7 @@ fn v2(secret: &str) -> String {
 
 fn app(secrets: &[&str], signatures: &[SignatureVersion]) -> AppConfig {
     AppConfig {
+        client_id: None,
         client_secrets: secrets.iter().map(|&secret| Secret::new(secret)).collect(),
         signatures: signatures.to_vec(),
     }

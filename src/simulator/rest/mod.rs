@@ -308,6 +308,11 @@ pub(crate) fn no_route() -> Reply {
     not_found("resource not found")
 }
 
+/// Whether a segment of a path is a dated version, `2026-09` say.
+pub(crate) fn is_version(segment: &str) -> bool {
+    dated(segment)
+}
+
 fn dated(version: &str) -> bool {
     let version = version.strip_suffix("-beta").unwrap_or(version).as_bytes();
     let digits = |range: std::ops::Range<usize>| version[range].iter().all(u8::is_ascii_digit);

@@ -17,6 +17,9 @@ use tempfile::TempDir;
 use super::eventually;
 
 pub const CLIENT_SECRET: &str = "a-client-secret-for-tests";
+pub const CLIENT_ID: &str = "a-client-id-for-tests";
+/// What `/portals` on the admin port asks for.
+pub const ADMIN_TOKEN: &str = "an-admin-token-for-tests";
 pub const PUBLIC_URL: &str = "https://relay.example.com/webhooks/hubspot";
 
 /// Where the events go, and by which bus.
@@ -95,8 +98,8 @@ impl RelayProcess {
             })
             .collect();
         format!(
-            "[receiver]\nlisten = \"{}\"\npublic_url = {PUBLIC_URL:?}\n[admin]\nlisten = \"{}\"\n\
-             [app.main]\nclient_secrets = [{CLIENT_SECRET:?}]\n[bus]\n{bus}\n\
+            "[receiver]\nlisten = \"{}\"\npublic_url = {PUBLIC_URL:?}\n[admin]\nlisten = \"{}\"\ntoken = {ADMIN_TOKEN:?}\n\
+             [app.main]\nclient_id = {CLIENT_ID:?}\nclient_secrets = [{CLIENT_SECRET:?}]\n[bus]\n{bus}\n\
              [hubspot]\nbase_url = {:?}\n{portals}\
              [enrich.contact]\nassociations = [\"company\", \"deal\"]\n\
              [destination.out]\n{destination}\n{more}\n",
@@ -171,6 +174,31 @@ impl RelayProcess {
 
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap()
+    }
+
+    /// A call to `/portals…` on the admin port: status and body.
+    pub async fn portals(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<serde_json::Value>,
+    ) -> (u16, serde_json::Value) {
+        let url = format!("http://{}/portals{path}", self.admin);
+        let method = method.parse().unwrap();
+        let mut request = reqwest::Client::new()
+            .request(method, url)
+            .bearer_auth(ADMIN_TOKEN);
+        if let Some(body) = body {
+            request = request.body(body.to_string());
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        let text = answer.text().await.unwrap();
+        (status, serde_json::from_str(&text).unwrap_or_default())
+    }
+
+    pub fn admin_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.admin)
     }
 
     /// The status of a probe.

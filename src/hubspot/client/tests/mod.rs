@@ -2,14 +2,12 @@
 
 mod server;
 
-use std::collections::BTreeMap;
-
 use base64::Engine as _;
 use tokio::net::TcpListener;
 
 use self::server::{Deed, Server};
 use super::*;
-use crate::config::{PortalConfig, Secret};
+use crate::config::Secret;
 use crate::event::{Millis, ObjectTypeId, OwnerId};
 use crate::hubspot::call::RateLimitPolicy;
 
@@ -24,14 +22,18 @@ fn client(base_url: &str, timeout: Duration) -> HubSpot {
         api_version: "2026-09".parse().unwrap(),
         timeout,
     };
-    HubSpot::new(options, tokens(), Arc::new(Metrics::new())).unwrap()
+    let source = TokenSource::Given("pat-na1-secret".to_owned().into());
+    HubSpot::new(&options, tokens(&options, source), Arc::new(Metrics::new())).unwrap()
 }
 
-fn tokens() -> Tokens {
-    let config = PortalConfig {
-        access_token: Secret::new("pat-na1-secret"),
+fn tokens(options: &HubSpotOptions, source: TokenSource) -> Arc<Tokens> {
+    let tokens = Tokens::new(options, Arc::new(Metrics::new())).unwrap();
+    let settings = PortalSettings {
+        credential: Credential::AccessToken(source),
+        paused: false,
     };
-    Tokens::new(&BTreeMap::from([("8241".to_owned(), config)])).unwrap()
+    tokens.set(&portal(), settings).unwrap();
+    Arc::new(tokens)
 }
 
 fn portal() -> PortalId {
@@ -387,23 +389,21 @@ async fn a_token_is_refreshed_from_its_file_after_a_401() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");
     std::fs::write(&path, "old").unwrap();
-    let config = PortalConfig {
-        access_token: Secret::new(format!("file:{}", path.display())),
-    };
-    let tokens = Tokens::new(&BTreeMap::from([("8241".to_owned(), config)])).unwrap();
+    let source = TokenSource::Named(Secret::new(format!("file:{}", path.display())));
     let server = Server::start(Deed::Reply(reply(401, "", "{}"))).await;
     let options = HubSpotOptions {
         base_url: format!("http://{}", server.address),
         api_version: ApiVersion::V3,
         timeout: Duration::from_secs(20),
     };
-    let client = HubSpot::new(options, tokens, Arc::new(Metrics::new())).unwrap();
+    let tokens = tokens(&options, source);
+    let client = HubSpot::new(&options, tokens, Arc::new(Metrics::new())).unwrap();
 
     let answered = client.call(&portal(), &read_records()).await;
     assert_eq!(answered.result, Err(CallError::Unauthorized));
-    assert!(!client.refresh_token(&portal()));
+    assert!(!client.refresh_token(&portal()).await);
     std::fs::write(&path, "new").unwrap();
-    assert!(client.refresh_token(&portal()));
+    assert!(client.refresh_token(&portal()).await);
     let request = server.request.await.unwrap().unwrap();
     assert!(request.starts_with("POST /crm/v3/objects/0-1/batch/read?"));
     assert!(request.to_ascii_lowercase().contains("bearer old"));
@@ -417,7 +417,7 @@ fn options_that_cannot_work_are_refused_without_showing_a_password() {
         timeout: Duration::from_secs(timeout),
     };
     let error = |options| {
-        HubSpot::new(options, tokens(), Arc::new(Metrics::new()))
+        Tokens::new(&options, Arc::new(Metrics::new()))
             .unwrap_err()
             .to_string()
     };
