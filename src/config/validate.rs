@@ -82,8 +82,8 @@ pub struct Report {
 
 type Rule = fn(&Config, Role) -> Vec<Problem>;
 
-const RULES: &[&[Rule]] = &[public::RULES, broker::RULES, portals::RULES, work::RULES];
-const ADVICE: &[&[Rule]] = &[public::ADVICE, portals::ADVICE, work::ADVICE];
+const RULES: &[&[Rule]] = &[public::RULES, broker::RULES, work::RULES, portals::RULES];
+const ADVICE: &[&[Rule]] = &[public::ADVICE, work::ADVICE, portals::ADVICE];
 
 impl Config {
     /// What is wrong or risky about this configuration for `role`. Reads the environment and files that

@@ -995,6 +995,31 @@ fn a_refused_token_pauses_its_portal_alone_and_is_tried_again() {
 }
 
 #[test]
+fn a_portal_that_is_paused_or_parked_keeps_its_events_and_goes_on_when_it_changed() {
+    for error in [
+        CallError::Paused,
+        CallError::Parked("an uninstall".to_owned()),
+    ] {
+        let mut world = World::new();
+        world.record("1", 5, &[]);
+        world.model.broken.insert(PORTAL.to_owned(), error);
+        world.deliver(vec![changed("1", 1, "")]);
+        world.run_for(Duration::from_secs(30));
+        assert_eq!(world.refreshes, 0, "there is no token to be read again");
+        assert_eq!(world.engine.stats(world.now).portals_paused, 1);
+        let tries = world.calls.len();
+        world.run_for(Duration::from_secs(200));
+        assert_eq!(world.calls.len(), tries, "it is tried every five minutes");
+        assert!(world.acked.is_empty() && world.letters.is_empty());
+
+        world.model.broken.clear();
+        world.tell(Input::PortalChanged(PORTAL.into()));
+        world.run_for(Duration::from_secs(5));
+        assert_eq!(world.acked, [1], "within seconds");
+    }
+}
+
+#[test]
 fn a_portal_without_a_token_is_a_dead_letter() {
     let mut world = World::new();
     for endpoint in [

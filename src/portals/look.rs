@@ -199,6 +199,10 @@ impl Portals {
         if has_plain_token(&written) && !is_repeat {
             tracing::warn!(portal.id = %id, file = %file.display(), "a token stands in the file as plain text; `crm-relay portals seal` seals it");
         }
+        if !is_changed && !is_repeat {
+            // The same was written once more.
+            self.tokens.retry(id);
+        }
         Ok(is_changed.then(|| match before {
             None => "added",
             Some(before) if !before.paused && written.paused => "paused",

@@ -373,13 +373,6 @@ impl Shell {
         let parts = self.parts.clone();
         self.under_way.push(Box::pin(async move {
             let changed = parts.hubspot.refresh_token(&portal_id).await;
-            if !changed {
-                tracing::error!(
-                    portal.id = %portal_id,
-                    "HubSpot refuses the portal's token; its events are kept and it is tried again every 5 minutes: \
-                     give it a valid one, in [portal.<id>] or in its file of portals.folder"
-                );
-            }
             Done::Tell(vec![Input::TokenRefreshed { portal_id, changed }])
         }));
     }

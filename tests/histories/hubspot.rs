@@ -336,6 +336,9 @@ fn fault(
         let longest = *dice.pick(&[1, 400_000]).unwrap_or(&1);
         portal.revoked_until = Some(now.after(dice.millis(0, longest)));
     }
+    if let Some(until) = portal.revoked_until.filter(|until| until.as_i64() % 2 == 0) {
+        return Some(CallError::Parked(format!("until {until}")));
+    }
     if portal.revoked_until.is_some() || portal.token != portal.token_of_relay {
         return Some(CallError::Unauthorized);
     }

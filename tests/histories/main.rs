@@ -34,7 +34,7 @@ const LINES_SHOWN: usize = 60;
 /// After so many failures no more are looked for.
 const FAILURES_MAX: usize = 20;
 /// What must have happened in at least one of a hundred histories, or the histories test too little.
-const MUST_HAPPEN: [&str; 27] = [
+const MUST_HAPPEN: [&str; 29] = [
     "repeated notification",
     "late notification",
     "import",
@@ -45,6 +45,8 @@ const MUST_HAPPEN: [&str; 27] = [
     "merge of a merge",
     "stale read",
     "401",
+    "portal parked",
+    "portal changed",
     "403",
     "423",
     "477",

@@ -49,6 +49,12 @@ impl World {
             self.coverage.note("backlog's session lost");
             self.give_back(Some(Source::Backlog));
             self.checks.disturbed = true;
+        } else if self.weather.revoked > 0 && self.dice.chance(self.weather.revoked) {
+            self.coverage.note("portal changed");
+            let portals: Vec<_> = self.hubspot.portals.keys().cloned().collect();
+            if let Some(portal_id) = self.dice.pick(&portals).cloned() {
+                self.tell(Input::PortalChanged(portal_id))?;
+            }
         }
         Ok(())
     }

@@ -76,7 +76,15 @@ impl Fixed {
                 }
             }
         }
-        held.refused_at.is_none()
+        let is_good = held.refused_at.is_none();
+        if !is_good {
+            tracing::error!(
+                portal.id = %portal_id,
+                "HubSpot refuses the portal's access token; its events are kept and it is tried again every 5 minutes: \
+                 give it a valid one, in [portal.<id>] or in its file of portals.folder"
+            );
+        }
+        is_good
     }
 
     pub(super) fn state(&self) -> State {

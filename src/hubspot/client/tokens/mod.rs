@@ -122,8 +122,8 @@ impl Tokens {
         })
     }
 
-    /// Adds a portal, or changes it. One whose token stays keeps the access token it has; one that was refused
-    /// or parked is tried anew. Whether it is another than before.
+    /// Adds a portal, or changes it. One whose token stays keeps the access token it has. Whether anything is another
+    /// than before.
     ///
     /// # Errors
     /// [`TokenError`] when an access token cannot be had or sent; nothing has changed then.
@@ -134,14 +134,12 @@ impl Tokens {
             (Credential::AccessToken(source), Some(Authority::Fixed(known)))
                 if known.is(&source) =>
             {
-                known.retry();
                 Authority::Fixed(known)
             }
             (Credential::AccessToken(source), _) => Authority::Fixed(Arc::new(Fixed::new(source)?)),
             (Credential::RefreshToken { token, app, .. }, Some(Authority::OAuth(known)))
                 if known.is(&token, &app) =>
             {
-                known.retry();
                 Authority::OAuth(known)
             }
             (Credential::RefreshToken { token, app, keep }, _) => {
@@ -161,8 +159,20 @@ impl Tokens {
         let is_changed = before.is_none_or(|before| !before.is(&portal));
         portals.insert(portal_id.clone(), portal);
         drop(portals);
-        self.tell(portal_id);
+        if is_changed {
+            self.tell(portal_id);
+        }
         Ok(is_changed)
+    }
+
+    /// Tries a portal anew that was refused or parked: somebody says that it is well.
+    pub fn retry(&self, portal_id: &PortalId) {
+        match self.portal(portal_id).map(|portal| portal.authority) {
+            Some(Authority::Fixed(fixed)) => fixed.retry(),
+            Some(Authority::OAuth(oauth)) => oauth.retry(),
+            Some(Authority::Nothing(_)) | None => {}
+        }
+        self.tell(portal_id);
     }
 
     /// Adds a portal that cannot be asked, and `why`, unless it is known already: its events are kept.

@@ -163,11 +163,7 @@ impl OAuth {
             match &held.access {
                 Some(access) if !access.refused => return true,
                 Some(access) if is_fresh(access) => {
-                    held.failed = Some(Failed {
-                        error: RefreshError::AccessRefused,
-                        failures: 1,
-                        until: now + PARKED_PROBE,
-                    });
+                    self.note_failure(&mut held, RefreshError::AccessRefused);
                     return false;
                 }
                 _ => {}

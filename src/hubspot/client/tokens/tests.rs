@@ -233,6 +233,13 @@ async fn a_bad_refresh_token_parks_the_portal_until_another_is_put() {
     advance(Duration::from_secs(16 * 60)).await;
     tokens.authorization(&portal()).await.unwrap_err();
     assert_eq!(server.asked(), 2, "though now and then");
+    assert!(
+        !tokens
+            .set(&portal(), settings("na1-one", &["hush"], None))
+            .unwrap()
+    );
+    tokens.authorization(&portal()).await.unwrap_err();
+    assert_eq!(server.asked(), 2, "the same is nothing new");
 
     tokens
         .set(&portal(), settings("na1-two", &["hush"], None))
