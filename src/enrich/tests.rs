@@ -12,7 +12,9 @@ use crate::hubspot::call::*;
 use super::budget::Share;
 use super::*;
 
+mod erasure;
 mod isolation;
+mod merges;
 mod shortage;
 
 /// As many deliveries are unsettled at once, of each queue.
@@ -38,6 +40,8 @@ struct Model {
     /// Answers given instead of the true one, first come first served, to calls of an endpoint.
     faults: VecDeque<(&'static str, CallError)>,
     refuses: BTreeSet<String>,
+    /// Records whose associations are refused.
+    refuses_edges: BTreeSet<String>,
     max: u32,
     arrivals: BTreeMap<PortalId, VecDeque<Millis>>,
     over_limit: usize,
@@ -54,6 +58,8 @@ struct World {
     /// When the first message of a record went out.
     published_at: BTreeMap<String, Millis>,
     letters: Vec<DeadLetter>,
+    /// How many dead letters there were when the search was asked for, and for which record.
+    searches: Vec<(usize, Erasure)>,
     notes: Vec<Note>,
     acked: Vec<u64>,
     /// Deliveries by number, as the bus holds them.
@@ -100,6 +106,7 @@ impl World {
                 broken: BTreeMap::new(),
                 faults: VecDeque::new(),
                 refuses: BTreeSet::new(),
+                refuses_edges: BTreeSet::new(),
                 max: 190,
                 arrivals: BTreeMap::new(),
                 over_limit: 0,
@@ -110,6 +117,7 @@ impl World {
             messages: Vec::new(),
             published_at: BTreeMap::new(),
             letters: Vec::new(),
+            searches: Vec::new(),
             notes: Vec::new(),
             acked: Vec::new(),
             intake: VecDeque::new(),
@@ -222,6 +230,10 @@ impl World {
             Output::Bury { publish, letter } => {
                 self.letters.push(*letter);
                 self.confirmed(publish, Ending::Dead)
+            }
+            Output::Search { publish, erasure } => {
+                self.searches.push((self.letters.len(), erasure));
+                self.confirmed(publish, Ending::Unwanted)
             }
             Output::Note { id, note } => {
                 self.notes.push(note);
@@ -401,6 +413,11 @@ impl Model {
             }
             Call::ReadAssociations { inputs, .. } => {
                 assert!(inputs.len() <= READ_ASSOCIATIONS_MAX);
+                let refuses =
+                    |input: &AssociationInput| self.refuses_edges.contains(input.id.as_str());
+                if inputs.iter().any(refuses) {
+                    return Err(refused);
+                }
                 Answer::Associations(inputs.iter().filter_map(|input| self.page(input)).collect())
             }
             Call::ListOwners { archived, after } => Answer::Owners {
