@@ -3,8 +3,8 @@
 //! Of a dead letter goes what is about an erased record; the rest stays as it is. The privacy deletion itself
 //! stays too: it holds no value, and who replays it makes the erasure known.
 //!
-//! What cannot be read says little: raw content goes as a whole when it names the record. A piece of something
-//! that outgrew a message ([`DeadLetter::part`]) cannot be read alone, and stays.
+//! What cannot be read says little: raw content goes as a whole when it names the record. Content that is no JSON, and a
+//! piece of something that outgrew a message ([`DeadLetter::part`]), cannot be read, and stays.
 
 use std::collections::{HashMap, HashSet};
 

@@ -319,3 +319,48 @@ fn outcome<T>(message: &Message, searched: Searched<T>, encode: impl Fn(&T) -> V
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{DeadLetterReason, Millis, Stage};
+
+    fn erased() -> Erased {
+        let mut erased = Erased::default();
+        erased.add(Erasure {
+            portal_id: "8241".into(),
+            object_type_id: crate::event::ObjectTypeId::from_name("contact"),
+            object_id: "512".into(),
+            merged: Vec::new(),
+        });
+        erased
+    }
+
+    fn message(kind: &str, body: &[u8]) -> Message {
+        Message {
+            id: "id".to_owned(),
+            content_type: "application/json".to_owned(),
+            kind: kind.to_owned(),
+            body: body.to_vec().into(),
+        }
+    }
+
+    #[test]
+    fn a_letter_is_judged_by_what_it_holds_and_anything_else_as_raw_content() {
+        let at = Millis::default();
+        let reason = DeadLetterReason::Unreadable;
+        let letter = DeadLetter::new(Stage::Normalize, reason, "why".into(), at);
+        let raw = br#"{"objectId":512,"propertyValue":"x"}"#;
+        let letter = letter.with_raw(raw).encode();
+        assert_eq!(
+            fate(&message(DEAD_LETTER_KIND, &letter), &erased()),
+            Fate::Goes
+        );
+        assert_eq!(fate(&message("theirs", raw), &erased()), Fate::Goes);
+        for other in [&b"{}"[..], b"", b"\xff"] {
+            assert_eq!(fate(&message("theirs", other), &erased()), Fate::Stays);
+        }
+        // A letter of a later version, which this one cannot read.
+        assert_eq!(fate(&message(DEAD_LETTER_KIND, raw), &erased()), Fate::Goes);
+    }
+}

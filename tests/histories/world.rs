@@ -199,7 +199,8 @@ impl World {
             self.step()?;
         }
         self.checks.finish(&self.hubspot)?;
-        self.checks.nothing_erased_is_dead(&self.bus.letters, &self.hubspot)
+        self.checks
+            .nothing_erased_is_dead(&self.bus.letters, &self.hubspot)
     }
 
     fn is_quiet(&self) -> bool {

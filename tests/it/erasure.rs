@@ -156,7 +156,9 @@ async fn figure(relay: &RelayProcess, series: &str) -> f64 {
 fn store_holds(relay: &RelayProcess, value: &str) -> bool {
     relay.store_files().into_iter().any(|file| {
         let bytes = std::fs::read(file).unwrap();
-        bytes.windows(value.len()).any(|part| part == value.as_bytes())
+        bytes
+            .windows(value.len())
+            .any(|part| part == value.as_bytes())
     })
 }
 
@@ -182,7 +184,10 @@ async fn an_erased_record_leaves_the_dead_letters_and_no_neighbour_does(bus: Bus
     let ours = event(&changed(erased, VALUE, 2));
     let theirs = event(&changed(beside, NEIGHBOUR, 3));
     let mixed = refused(vec![ours.clone(), theirs.clone()]);
-    let stays = [refused(vec![theirs.clone()]), undelivered(beside, NEIGHBOUR)];
+    let stays = [
+        refused(vec![theirs.clone()]),
+        undelivered(beside, NEIGHBOUR),
+    ];
     let goes = [
         refused(vec![ours.clone()]),
         undelivered(erased, VALUE),
@@ -207,8 +212,16 @@ async fn an_erased_record_leaves_the_dead_letters_and_no_neighbour_does(bus: Bus
     hubspot.gdpr_delete(PORTAL, erased).unwrap();
     hubspot.gdpr_delete(PORTAL, survivor).unwrap();
     eventually("the letters are gone, or cut", ARRIVAL_MAX, async || {
-        let gone = figure(&relay, "crm_relay_dead_letters_purged_total{outcome=\"gone\"}").await;
-        let cut = figure(&relay, "crm_relay_dead_letters_purged_total{outcome=\"cut\"}").await;
+        let gone = figure(
+            &relay,
+            "crm_relay_dead_letters_purged_total{outcome=\"gone\"}",
+        )
+        .await;
+        let cut = figure(
+            &relay,
+            "crm_relay_dead_letters_purged_total{outcome=\"cut\"}",
+        )
+        .await;
         ((gone, cut) == (5.0, 2.0)).then_some(())
     })
     .await;
@@ -353,5 +366,44 @@ async fn another_worker_reads_nothing_for_late_notifications_of_an_erased_record
     let told = drain(url, &out).await;
     let all = serde_json::to_string(&told).unwrap();
     assert!(!all.contains(VALUE), "{all}");
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_portal_whose_token_is_refused_erases_what_it_has_set_aside() {
+    let (simulator, mut relay) = world(&Bus::Embedded).await;
+    let hubspot = simulator.control();
+    let ids = hubspot.ids(PORTAL, "contacts").unwrap();
+    let (erased, beside) = (ids[0], ids[1]);
+    hubspot.set_revoked(PORTAL, true).unwrap();
+    for (id, value) in [(erased, VALUE), (beside, NEIGHBOUR)] {
+        let properties = [("firstname", value)];
+        hubspot.update(PORTAL, "contacts", id, &properties).unwrap();
+    }
+    eventually("they are set aside", ARRIVAL_MAX, async || {
+        let set_aside = "crm_relay_enrich_set_aside_batches_total";
+        (figure(&relay, set_aside).await >= 1.0).then_some(())
+    })
+    .await;
+    assert!(store_holds(&relay, VALUE) && store_holds(&relay, NEIGHBOUR));
+    hubspot.gdpr_delete(PORTAL, erased).unwrap();
+    let out = |relay: &RelayProcess| std::fs::read_to_string(relay.ndjson_path()).unwrap();
+    eventually("the tombstone", ARRIVAL_MAX, async || {
+        out(&relay).contains("privacy_deleted.v1").then_some(())
+    })
+    .await;
+    eventually("the store's files lose it", ARRIVAL_MAX, async || {
+        (!store_holds(&relay, VALUE)).then_some(())
+    })
+    .await;
+    assert!(store_holds(&relay, NEIGHBOUR));
+    relay.kill();
+    hubspot.set_revoked(PORTAL, false).unwrap();
+    relay.resume().await;
+    eventually("the neighbour's change", ARRIVAL_MAX, async || {
+        out(&relay).contains(NEIGHBOUR).then_some(())
+    })
+    .await;
+    assert!(!out(&relay).contains(VALUE));
     simulator.stop().await;
 }
