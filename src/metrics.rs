@@ -118,7 +118,7 @@ metrics! {
 
     /// Messages published, by target and verdict.
     bus_publish_messages_total: IntCounterVec = "crm_relay_bus_publish_messages_total" [
-        "target": "partition" | "backlog" | "changelog" | "destination" | "dead_letters" | "topic",
+        "target": "partition" | "backlog" | "changelog" | "destination" | "dead_letters" | "erasures" | "topic",
         "verdict": "confirmed" | "unroutable" | "rejected" | "too_large" | "unavailable" | "unknown"];
     /// Time from handing a batch to the bus to its last verdict.
     bus_publish_duration_seconds: Histogram = "crm_relay_bus_publish_duration_seconds" in SECONDS;
@@ -182,6 +182,8 @@ metrics! {
     /// Time from a change (`occurredAt`) to the confirmed delivery of its enriched event.
     fan_out_lateness_seconds: Histogram = "crm_relay_fan_out_lateness_seconds" in LATENESS_SECONDS;
 
+    /// Dead letters that an erased record was taken out of: gone as a whole, or cut, which leaves the other events.
+    dead_letters_purged_total: IntCounterVec = "crm_relay_dead_letters_purged_total" ["outcome": "gone" | "cut"];
     /// Dead letters published, by stage and reason.
     dead_letters_total: IntCounterVec = "crm_relay_dead_letters_total" [
         "stage": "ingress" | "normalize" | "consume" | "enrich" | "fan_out",

@@ -1,4 +1,5 @@
-//! The worker: consume → enrich → fan out. One shell (`shell.rs`) around one engine for each partition that is ours.
+//! The worker: consume → enrich → fan out. One shell (`shell.rs`) around one engine for each partition that is ours,
+//! and beside them one task that searches the dead letters for erased records (`purge.rs`).
 //!
 //! A shell that panics is started again: the bus delivers anew what it had not settled.
 
@@ -23,9 +24,11 @@ use crate::metrics::Metrics;
 mod backlog;
 mod parts;
 mod past;
+mod purge;
 mod shell;
 
 use parts::Parts;
+use purge::Purge;
 use shell::Shell;
 
 /// Wait before a shell that panicked is started again.
@@ -96,6 +99,10 @@ impl Worker {
                 shell.run(stopping)
             }));
         }
+        let purging = stopping.clone();
+        shells.spawn(keep_running(stopping.clone(), move || {
+            Purge::new(parts.clone(), purging.clone()).run()
+        }));
         Ok(Self { stopping, shells })
     }
 

@@ -93,6 +93,8 @@ pub enum Queue {
     Backlog(u16),
     /// `crm.dead.letters`.
     DeadLetters,
+    /// `crm.erasures`: records that the dead letters are to be searched for. One active consumer among all workers.
+    Erasures,
     /// `crm.destination.<name>`. Only RabbitMQ has these.
     Destination(String),
 }
@@ -110,6 +112,10 @@ pub enum Target {
     Destination(String),
     /// `crm.dead`, by a key of the form `<stage>.<reason>`.
     DeadLetters(String),
+    /// Back to `crm.dead.letters` by the key it had, past everybody else who listens to `crm.dead`.
+    KeptDeadLetters(String),
+    /// `crm.erasures`.
+    Erasures,
     /// `crm.enriched`, by all these keys (the first as routing key, the rest by `CC`). For queues that
     /// others bind: not mandatory, so it is confirmed when nobody listens, and always on the embedded bus.
     Topic(Vec<RoutingKey>),
@@ -310,6 +316,8 @@ impl ConsumerFeed {
 pub struct Delivery {
     /// The message.
     pub message: Message,
+    /// The key it was published by; of the embedded bus's queues the dead letters alone keep it.
+    pub routing_key: String,
     /// How often it was delivered before: 0 the first time.
     pub delivery_count: u32,
     /// Ends the delivery.

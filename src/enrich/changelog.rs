@@ -22,7 +22,7 @@ pub const NOTE_ENTRIES_MAX: usize = 50_000;
 /// A note is written at once when one in so many deliveries of the window waits for it.
 const HURRY_SHARE: usize = 8;
 /// The first byte of an encoded note: which encoding follows.
-const ENCODING: u8 = 1;
+const ENCODING: u8 = 2;
 
 /// What an engine came to know in a moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,8 +36,8 @@ pub struct Note {
 /// Why bytes are no note.
 #[derive(Debug, thiserror::Error)]
 pub enum NoteError {
-    /// A later version of the program wrote it.
-    #[error("the note has encoding {0}, which this version does not know; run the newer version")]
+    /// Another version of the program wrote it.
+    #[error("the note has encoding {0}, which this version does not know")]
     Encoding(u8),
     /// It is damaged.
     #[error("the note cannot be read: {0}")]
@@ -167,8 +167,14 @@ impl Changelog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{ObjectTypeId, RecordDigest};
 
-    const ENTRY: Entry = Entry::Erased { record: [7; 16] };
+    fn entry() -> Entry {
+        let (portal_id, contact) = ("8241".into(), ObjectTypeId::from_name("contact"));
+        Entry::Erased {
+            record: RecordDigest::of(&portal_id, &contact, &"7".into()),
+        }
+    }
 
     fn ms(ms: i64) -> Millis {
         Millis::new(ms).unwrap()
@@ -177,16 +183,16 @@ mod tests {
     #[test]
     fn a_note_is_due_after_a_delay_or_when_many_deliveries_wait() {
         let mut changelog = Changelog::new(16);
-        changelog.add(vec![ENTRY], ms(0));
+        changelog.add(vec![entry()], ms(0));
         changelog.settle(DeliveryId(1));
         assert_eq!(changelog.next(ms(999), NoteId(1)), None);
         changelog.settle(DeliveryId(2));
         let note = changelog.next(ms(999), NoteId(1)).unwrap();
-        assert_eq!(note.entries, [ENTRY]);
+        assert_eq!(note.entries, [entry()]);
         assert!(changelog.take_settled().is_empty());
         assert_eq!(changelog.noted(NoteId(1)), [DeliveryId(1), DeliveryId(2)]);
         assert!(changelog.is_empty());
-        changelog.add(vec![ENTRY], ms(1_000));
+        changelog.add(vec![entry()], ms(1_000));
         assert_eq!(changelog.due(), Some(ms(2_000)));
         assert!(changelog.next(ms(2_000), NoteId(2)).is_some());
     }
@@ -194,7 +200,7 @@ mod tests {
     #[test]
     fn one_note_is_written_at_a_time_and_what_comes_meanwhile_waits() {
         let mut changelog = Changelog::new(8);
-        changelog.add(vec![ENTRY], ms(0));
+        changelog.add(vec![entry()], ms(0));
         changelog.settle(DeliveryId(1));
         assert!(changelog.next(ms(0), NoteId(1)).is_some());
         changelog.settle(DeliveryId(2));
@@ -211,7 +217,7 @@ mod tests {
     #[test]
     fn no_note_has_too_many_entries_and_deliveries_wait_for_the_last() {
         let mut changelog = Changelog::new(8);
-        changelog.add(vec![ENTRY; NOTE_ENTRIES_MAX + 1], ms(0));
+        changelog.add(vec![entry(); NOTE_ENTRIES_MAX + 1], ms(0));
         changelog.settle(DeliveryId(1));
         let first = changelog.next(ms(0), NoteId(1)).unwrap();
         assert_eq!(first.entries.len(), NOTE_ENTRIES_MAX);
@@ -225,7 +231,7 @@ mod tests {
     fn decode_undoes_encode_and_refuses_the_rest() {
         let note = Note {
             at: ms(5),
-            entries: vec![ENTRY, ENTRY],
+            entries: vec![entry(), entry()],
         };
         let bytes = note.encode();
         assert_eq!(Note::decode(&bytes).unwrap(), note);

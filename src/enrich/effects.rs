@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
-use crate::event::{DeadLetter, EnrichedEvent, EventId, Millis, PortalId};
+use crate::event::{DeadLetter, EnrichedEvent, Erasure, EventId, Millis, PortalId};
 
 use super::batch_max::SplitId;
 use super::job::{JobId, Key};
@@ -92,6 +92,13 @@ impl Effects {
             publish,
             letter: Box::new(letter),
         });
+    }
+
+    pub fn search(&mut self, portal_id: &PortalId, key: &Key, erasure: Erasure) {
+        let publish = PublishId(self.next_id());
+        self.publishes
+            .push((publish, portal_id.clone(), key.clone()));
+        self.outputs.push_back(Output::Search { publish, erasure });
     }
 
     /// A part of an event ended.

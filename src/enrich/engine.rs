@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::event::{Event, EventId, Millis, PortalId};
+use crate::event::{Event, EventBody, EventId, Millis, ObjectChange, ObjectEvent, PortalId};
 use crate::hubspot::call::{Answered, LimitClass};
 
 use super::admission::{Admission, STUCK_AFTER, UNSETTLED_MAX, WINDOW_DEFAULT};
@@ -157,6 +157,18 @@ impl Engine {
         std::mem::take(&mut self.effects.outputs).into()
     }
 
+    /// Whether nothing is lost with an event that is to be set aside: its record is erased, and it tells nobody more than
+    /// that.
+    #[must_use]
+    pub fn may_be_dropped(&self, event: &Event) -> bool {
+        let subject = event.subject();
+        let key = (subject.object_type_id, subject.object_id);
+        let key = self.memory.survivor(&event.portal_id, key);
+        let has_tombstones = ["privacy_deleted", "merged"].contains(&event.kind());
+        self.memory.is_erased(&event.portal_id, &key)
+            && (!has_tombstones || self.memory.has_seen(&event.id))
+    }
+
     /// When to send [`Input::Tick`], if nothing happens before.
     pub fn next_wake(&mut self, now: Millis) -> Option<Millis> {
         let sweeps = !self.admission.is_empty() || self.admission.holds();
@@ -227,9 +239,13 @@ impl Engine {
         }
         let priority = Priority::of_all(events.iter());
         let standing = standing(&self.portals, &first.portal_id, now);
-        if self
-            .admission
-            .has_room(&first.portal_id, priority, standing)
+        // A privacy deletion asks HubSpot nothing, and waits for nobody.
+        let is_urgent =
+            |event: &Event| is_privacy_deletion(event) && !self.memory.has_seen(&event.id);
+        if events.iter().any(is_urgent)
+            || self
+                .admission
+                .has_room(&first.portal_id, priority, standing)
         {
             self.admit(now, delivery, events);
         } else if from == Source::Backlog {
@@ -471,6 +487,16 @@ fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
 fn standing(portals: &Portals, portal_id: &PortalId, now: Millis) -> Standing {
     let portal = portals.get(portal_id);
     portal.map_or(Standing::Good, |portal| portal.health.standing(now))
+}
+
+fn is_privacy_deletion(event: &Event) -> bool {
+    matches!(
+        &event.body,
+        EventBody::Object(ObjectEvent {
+            change: ObjectChange::PrivacyDeleted,
+            ..
+        })
+    )
 }
 
 /// How often each id occurs.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::event::{
-    AssociationLabel, EnrichedEvent, EnrichmentProblem, Event, EventBody, EventId, Millis,
+    AssociationLabel, EnrichedEvent, EnrichmentProblem, Erasure, Event, EventBody, EventId, Millis,
     ObjectChange, ObjectEvent, ObjectId, ObjectTypeId, Tombstone,
 };
 use crate::hubspot::call::RecordRead;
@@ -32,6 +32,8 @@ pub enum Work {
     Read(Reading),
     /// Nothing: the record is gone.
     Tombstone(Tombstone),
+    /// Nothing: the dead letters are to be searched for the record.
+    Search(Erasure),
     /// Nothing: there is no record to read.
     Plain,
     /// The message is on its way, with these events in it.

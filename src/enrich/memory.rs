@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-use crate::event::{EventId, IdentityHasher, Millis, ObjectId, PortalId, Version};
+use crate::event::{EventId, Millis, ObjectId, PortalId, RecordDigest, Version};
 
 use super::job::Key;
 use super::protocol::Ending;
@@ -15,6 +15,8 @@ use super::window::{RECORDS_CAPACITY, Recent, SEEN_CAPACITY, SEEN_KEEP, Window};
 
 /// Merges of merges are followed this far.
 const MERGE_CHAIN_MAX: usize = 16;
+/// The most records that are remembered to lead to one: HubSpot lets a record take part in 250 merges.
+const MERGED_INTO_MAX: usize = 256;
 
 /// What the next engine of the partition must know. Hashes are 16 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,21 +31,23 @@ pub enum Entry {
     /// A message about a record went out and is confirmed.
     Sent {
         /// The hash of portal, type and id.
-        record: [u8; 16],
+        record: RecordDigest,
         /// What was sent.
         sent: Sent,
     },
     /// An id leads to another record of the same type now.
     Merged {
         /// The hash of portal, type and id.
-        record: [u8; 16],
+        record: RecordDigest,
         /// The record that it leads to.
         survivor: ObjectId,
+        /// The hash of that.
+        into: RecordDigest,
     },
     /// A record was deleted for privacy.
     Erased {
         /// The hash of portal, type and id.
-        record: [u8; 16],
+        record: RecordDigest,
     },
 }
 
@@ -98,9 +102,11 @@ impl Sent {
 #[derive(Debug)]
 pub struct Memory {
     seen: Recent<[u8; 16]>,
-    sent: Window<[u8; 16], Sent>,
-    merged: Window<[u8; 16], ObjectId>,
-    erased: Window<[u8; 16], ()>,
+    sent: Window<RecordDigest, Sent>,
+    merged: Window<RecordDigest, ObjectId>,
+    /// What leads to a record, the other way round.
+    merged_into: Window<RecordDigest, Vec<RecordDigest>>,
+    erased: Window<RecordDigest, ()>,
     /// What is not in the changelog yet.
     entries: Vec<Entry>,
 }
@@ -111,6 +117,7 @@ impl Memory {
             seen: Recent::new(SEEN_KEEP, SEEN_CAPACITY),
             sent: Window::new(SEEN_KEEP, RECORDS_CAPACITY),
             merged: Window::new(SEEN_KEEP, RECORDS_CAPACITY),
+            merged_into: Window::new(SEEN_KEEP, RECORDS_CAPACITY),
             erased: Window::new(SEEN_KEEP, RECORDS_CAPACITY),
             entries: Vec::new(),
         }
@@ -140,11 +147,43 @@ impl Memory {
     }
 
     /// From now on `old` leads to `survivor`.
-    pub fn merge(&mut self, portal_id: &PortalId, old: &Key, survivor: &ObjectId, now: Millis) {
-        let record = hash(portal_id, old);
-        self.merged.insert(record, survivor.clone(), now);
-        let survivor = survivor.clone();
-        self.entries.push(Entry::Merged { record, survivor });
+    pub fn merge(&mut self, portal_id: &PortalId, old: &Key, survivor: &Key, now: Millis) {
+        let (record, into) = (hash(portal_id, old), hash(portal_id, survivor));
+        let survivor = survivor.1.clone();
+        self.note_merge(record, survivor.clone(), into, now);
+        self.entries.push(Entry::Merged {
+            record,
+            survivor,
+            into,
+        });
+    }
+
+    fn note_merge(
+        &mut self,
+        record: RecordDigest,
+        survivor: ObjectId,
+        into: RecordDigest,
+        now: Millis,
+    ) {
+        self.merged.insert(record, survivor, now);
+        let mut all = self.merged_into.get(&into).cloned().unwrap_or_default();
+        if !all.contains(&record) && all.len() < MERGED_INTO_MAX {
+            all.push(record);
+        }
+        self.merged_into.insert(into, all, now);
+    }
+
+    /// The records that lead to this one, over any number of merges.
+    fn leading_to(&self, record: RecordDigest) -> Vec<RecordDigest> {
+        let mut all = vec![record];
+        let mut next = 0;
+        while let Some(one) = all.get(next).filter(|_| all.len() < MERGED_INTO_MAX) {
+            let more = self.merged_into.get(one).into_iter().flatten();
+            let more: Vec<_> = more.filter(|one| !all.contains(one)).copied().collect();
+            all.extend(more);
+            next += 1;
+        }
+        all.split_off(1)
     }
 
     /// Whether a record was deleted for privacy.
@@ -152,11 +191,15 @@ impl Memory {
         self.erased.get(&hash(portal_id, key)).is_some()
     }
 
-    /// A record is deleted for privacy.
-    pub fn erase(&mut self, portal_id: &PortalId, key: &Key, now: Millis) {
+    /// A record is deleted for privacy, and with it what was merged into it. Returns the hashes of those.
+    pub fn erase(&mut self, portal_id: &PortalId, key: &Key, now: Millis) -> Vec<RecordDigest> {
         let record = hash(portal_id, key);
-        self.erased.insert(record, (), now);
-        self.entries.push(Entry::Erased { record });
+        let merged = self.leading_to(record);
+        for record in merged.iter().copied().chain([record]) {
+            self.erased.insert(record, (), now);
+            self.entries.push(Entry::Erased { record });
+        }
+        merged
     }
 
     /// The last message about a record.
@@ -218,16 +261,16 @@ impl Memory {
                     self.sent.insert(record, sent, at);
                 }
             }
-            Entry::Merged { record, survivor } => self.merged.insert(record, survivor, at),
+            Entry::Merged {
+                record,
+                survivor,
+                into,
+            } => self.note_merge(record, survivor, into, at),
             Entry::Erased { record } => self.erased.insert(record, (), at),
         }
     }
 }
 
-fn hash(portal_id: &PortalId, (object_type_id, object_id): &Key) -> [u8; 16] {
-    let mut hasher = IdentityHasher::new("record");
-    hasher.field(portal_id.as_str());
-    hasher.field(object_type_id.as_str());
-    hasher.field(object_id.as_str());
-    hasher.digest()
+fn hash(portal_id: &PortalId, (object_type_id, object_id): &Key) -> RecordDigest {
+    RecordDigest::of(portal_id, object_type_id, object_id)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{DeadLetter, EnrichedEvent, Event, Millis, PortalId};
+use crate::event::{DeadLetter, EnrichedEvent, Erasure, Event, Millis, PortalId};
 use crate::hubspot::call::{Answered, Call};
 
 use super::changelog::Note;
@@ -104,6 +104,14 @@ pub enum Output {
         publish: PublishId,
         /// The dead letter.
         letter: Box<DeadLetter>,
+    },
+    /// Have the dead letters searched for an erased record; answer with [`Input::Published`], [`Ending::Unwanted`], when
+    /// that is sure to be done. All that was published about the record is confirmed by now.
+    Search {
+        /// Which one.
+        publish: PublishId,
+        /// The record.
+        erasure: Erasure,
     },
     /// Append a note to the partition's changelog; answer with [`Input::Noted`].
     Note {

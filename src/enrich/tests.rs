@@ -13,8 +13,10 @@ use super::budget::Share;
 use super::*;
 
 mod economy;
+mod erasure;
 mod idle;
 mod isolation;
+mod merges;
 mod shortage;
 
 /// As many deliveries are unsettled at once, of each queue.
@@ -42,6 +44,8 @@ struct Model {
     refuses: BTreeSet<String>,
     /// Larger batches are refused.
     batch_max: usize,
+    /// Records whose associations are refused.
+    refuses_edges: BTreeSet<String>,
     max: u32,
     arrivals: BTreeMap<PortalId, VecDeque<Millis>>,
     over_limit: usize,
@@ -58,6 +62,8 @@ struct World {
     /// When the first message of a record went out.
     published_at: BTreeMap<String, Millis>,
     letters: Vec<DeadLetter>,
+    /// How many dead letters there were when the search was asked for, and for which record.
+    searches: Vec<(usize, Erasure)>,
     notes: Vec<Note>,
     acked: Vec<u64>,
     /// Deliveries by number, as the bus holds them.
@@ -105,6 +111,7 @@ impl World {
                 faults: VecDeque::new(),
                 refuses: BTreeSet::new(),
                 batch_max: usize::MAX,
+                refuses_edges: BTreeSet::new(),
                 max: 190,
                 arrivals: BTreeMap::new(),
                 over_limit: 0,
@@ -115,6 +122,7 @@ impl World {
             messages: Vec::new(),
             published_at: BTreeMap::new(),
             letters: Vec::new(),
+            searches: Vec::new(),
             notes: Vec::new(),
             acked: Vec::new(),
             intake: VecDeque::new(),
@@ -227,6 +235,10 @@ impl World {
             Output::Bury { publish, letter } => {
                 self.letters.push(*letter);
                 self.confirmed(publish, Ending::Dead)
+            }
+            Output::Search { publish, erasure } => {
+                self.searches.push((self.letters.len(), erasure));
+                self.confirmed(publish, Ending::Unwanted)
             }
             Output::Note { id, note } => {
                 self.notes.push(note);
@@ -408,7 +420,9 @@ impl Model {
             }
             Call::ReadAssociations { inputs, .. } => {
                 assert!(inputs.len() <= READ_ASSOCIATIONS_MAX);
-                if inputs.len() > self.batch_max {
+                let refuses =
+                    |input: &AssociationInput| self.refuses_edges.contains(input.id.as_str());
+                if inputs.len() > self.batch_max || inputs.iter().any(refuses) {
                     return Err(refused);
                 }
                 Answer::Associations(inputs.iter().filter_map(|input| self.page(input)).collect())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::ObjectTypeId;
+use super::{IdentityHasher, ObjectTypeId};
 
 macro_rules! string_id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -76,4 +76,29 @@ pub struct RecordKey {
     pub object_type_id: ObjectTypeId,
     /// The record.
     pub object_id: ObjectId,
+}
+
+impl RecordKey {
+    /// The hash by which we remember the record.
+    #[must_use]
+    pub fn digest(&self) -> RecordDigest {
+        RecordDigest::of(&self.portal_id, &self.object_type_id, &self.object_id)
+    }
+}
+
+/// A hash of portal, type and id: what is left of a record where its id must not stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RecordDigest([u8; 16]);
+
+impl RecordDigest {
+    /// That of a record.
+    #[must_use]
+    pub fn of(portal_id: &PortalId, object_type_id: &ObjectTypeId, object_id: &ObjectId) -> Self {
+        let mut hasher = IdentityHasher::new("record");
+        hasher.field(portal_id.as_str());
+        hasher.field(object_type_id.as_str());
+        hasher.field(object_id.as_str());
+        Self(hasher.digest())
+    }
 }

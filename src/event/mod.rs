@@ -6,12 +6,14 @@
 //! - [`Event`]: one change, exactly identified;
 //! - [`Batch`]: the events of one portal from one request, as they travel from receiver to worker;
 //! - [`EnrichedEvent`]: one record's state with the events that led to it, as consumers receive it;
-//! - [`DeadLetter`]: what could not go on, and why.
+//! - [`DeadLetter`]: what could not go on, and why;
+//! - [`Erasure`]: a record that was deleted for privacy, and what of a dead letter is about it.
 
 mod batch;
 mod change;
 mod dead_letter;
 mod enriched;
+mod erasure;
 mod identity;
 mod ids;
 mod object_type;
@@ -33,8 +35,9 @@ pub use enriched::{
     EnrichmentPart, EnrichmentProblem, EnrichmentStatus, Owner, Pipeline, ProblemReason,
     PropertyValue, Record, Stage as PipelineStage, Team, Tombstone, TombstoneReason,
 };
+pub use erasure::{ERASURE_CONTENT_TYPE, ERASURE_KIND, Erased, Erasure, Searched};
 pub use identity::{EventId, IdentityHasher};
-pub use ids::{AppId, ObjectId, OwnerId, PortalId, RecordKey, SubscriptionId};
+pub use ids::{AppId, ObjectId, OwnerId, PortalId, RecordDigest, RecordKey, SubscriptionId};
 pub use object_type::{ObjectTypeId, STANDARD_OBJECT_TYPES, StandardObjectType};
 pub use routing_key::{KeyPattern, KeyPatternError, RoutingKey};
 pub use time::Millis;

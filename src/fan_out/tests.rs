@@ -117,9 +117,9 @@ impl ScriptedBus {
 fn name(target: &Target) -> String {
     match target {
         Target::Destination(name) => name.clone(),
-        Target::DeadLetters(_) => "dead".to_owned(),
+        Target::DeadLetters(_) | Target::KeptDeadLetters(_) => "dead".to_owned(),
         Target::Topic(_) => "topic".to_owned(),
-        Target::Partition(_) | Target::Backlog(_) | Target::Changelog(_) => {
+        Target::Partition(_) | Target::Backlog(_) | Target::Changelog(_) | Target::Erasures => {
             unreachable!("fan-out publishes to no partition")
         }
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::bus::{Bus, Message, Outgoing, Target};
 use crate::enrich::{BudgetLeft, Ending, EngineStats, Input, NoteId, PublishId};
-use crate::event::{DeadLetter, EnrichedEvent, Millis};
+use crate::event::{
+    DeadLetter, ERASURE_CONTENT_TYPE, ERASURE_KIND, EnrichedEvent, Erasure, Millis,
+};
 use crate::fan_out::{FanOut, FanOutOutcome};
 use crate::hubspot::client::HubSpot;
 use crate::metrics::{Metrics, seconds};
@@ -180,18 +182,22 @@ impl Parts {
             kind: NOTE_KIND.to_owned(),
             body: body.into(),
         };
-        let mut delay = RETRY_MIN;
-        let note = Outgoing { target, message };
-        while self
-            .bus
-            .publish(vec![note.clone()])
-            .await
-            .iter()
-            .any(Result::is_err)
-        {
-            tokio::time::sleep(delay).await;
-            delay = (delay * 2).min(RETRY_MAX);
-        }
+        self.publish_surely(vec![Outgoing { target, message }])
+            .await;
+    }
+
+    /// Has the dead letters searched for an erased record: tells whichever worker does that, again and again until that is
+    /// confirmed.
+    pub(super) async fn search(&self, erasure: Erasure) {
+        let message = Message {
+            id: erasure.id().to_string(),
+            content_type: ERASURE_CONTENT_TYPE.to_owned(),
+            kind: ERASURE_KIND.to_owned(),
+            body: erasure.encode().into(),
+        };
+        let target = Target::Erasures;
+        self.publish_surely(vec![Outgoing { target, message }])
+            .await;
     }
 
     /// Publishes a dead letter, again and again until it is confirmed.
@@ -205,22 +211,26 @@ impl Parts {
             letter.detail
         );
         let labels = [letter.stage.as_str(), letter.reason.as_str()];
-        let mut left = Outgoing::dead_letters(letter);
+        self.publish_surely(Outgoing::dead_letters(letter)).await;
+        self.metrics
+            .dead_letters_total
+            .with_label_values(&labels)
+            .inc();
+    }
+
+    /// Publishes what is `left`, again and again until all of it is confirmed.
+    async fn publish_surely(&self, mut left: Vec<Outgoing>) {
         let mut delay = RETRY_MIN;
         loop {
             let verdicts = self.bus.publish(left.clone()).await;
             let mut refused = verdicts.iter().map(Result::is_err);
             left.retain(|_| refused.next().unwrap_or(true));
             if left.is_empty() {
-                break;
+                return;
             }
             tokio::time::sleep(delay).await;
             delay = (delay * 2).min(RETRY_MAX);
         }
-        self.metrics
-            .dead_letters_total
-            .with_label_values(&labels)
-            .inc();
     }
 }
 

@@ -23,7 +23,9 @@ use crate::bus::{Consumed, Consumer, Delivery, Message, Queue, Unsettled};
 use crate::enrich::{
     CallId, DeliveryId, Ending, Engine, EngineStats, Input, Note, NoteId, Output, PublishId, Source,
 };
-use crate::event::{Batch, DeadLetter, DeadLetterReason, EnrichedEvent, Millis, PortalId, Stage};
+use crate::event::{
+    Batch, DeadLetter, DeadLetterReason, EnrichedEvent, Erasure, Millis, PortalId, Stage,
+};
 use crate::hubspot::call::{Answered, Call, CallError};
 use crate::hubspot::client::Changed;
 
@@ -313,14 +315,44 @@ impl Shell {
         let Some(taken) = self.unsettled.get(&delivery) else {
             return;
         };
-        let (parts, message) = (self.parts.clone(), taken.message.clone());
-        let partition = self.partition;
+        let Some(message) = self.without_erased(&taken.message) else {
+            self.under_way
+                .push(Box::pin(async move { Done::Acknowledge(delivery) }));
+            return;
+        };
+        let (parts, partition) = (self.parts.clone(), self.partition);
         self.under_way.push(Box::pin(async move {
             match parts.set_aside(partition, message, delay).await {
                 Ok(()) => Done::Acknowledge(delivery),
                 Err(delay) => Done::SetAside(delivery, delay),
             }
         }));
+    }
+
+    /// A batch without the events that end here and now, since their records are erased; `None` when none is left.
+    fn without_erased(&self, message: &Message) -> Option<Message> {
+        let Ok(batch) = Batch::decode(&message.body) else {
+            return Some(message.clone());
+        };
+        let count = batch.events().len();
+        let mut events = batch.into_events();
+        events.retain(|event| !self.engine.may_be_dropped(event));
+        if events.len() == count {
+            return Some(message.clone());
+        }
+        let purged = Ending::Purged.as_str();
+        let ended = self
+            .parts
+            .metrics
+            .enrich_events_total
+            .with_label_values(&[purged]);
+        ended.inc_by((count - events.len()) as u64);
+        let batch = Batch::new(events).ok()?;
+        Some(Message {
+            id: batch.id().to_string(),
+            body: batch.encode().into(),
+            ..message.clone()
+        })
     }
 
     /// While nothing says that we are active, now and then: whether that is for want of deliveries.
@@ -349,6 +381,7 @@ impl Shell {
                 Output::RefreshToken(portal_id) => self.refresh_token(portal_id),
                 Output::Publish { publish, event } => self.to_publish.push((publish, *event)),
                 Output::Bury { publish, letter } => self.bury(publish, *letter),
+                Output::Search { publish, erasure } => self.search(publish, erasure),
                 Output::Note { id, note } => self.note(id, &note),
                 Output::Ack(delivery) => self.acknowledge(delivery),
                 Output::SetAside(delivery) => self.set_aside(delivery, Duration::ZERO),
@@ -382,6 +415,15 @@ impl Shell {
         self.under_way.push(Box::pin(async move {
             parts.bury(letter).await;
             let ending = Ending::Dead;
+            Done::Tell(vec![Input::Published { publish, ending }])
+        }));
+    }
+
+    fn search(&self, publish: PublishId, erasure: Erasure) {
+        let parts = self.parts.clone();
+        self.under_way.push(Box::pin(async move {
+            parts.search(erasure).await;
+            let ending = Ending::Unwanted;
             Done::Tell(vec![Input::Published { publish, ending }])
         }));
     }

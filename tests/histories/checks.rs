@@ -205,6 +205,26 @@ impl Checks {
                 .is_some_and(|portal| is_erased(portal, event))
     }
 
+    /// Nothing is under way any more: no dead letter holds an event of an erased record, its deletion excepted.
+    pub fn nothing_erased_is_dead(
+        &self,
+        letters: &[DeadLetter],
+        hubspot: &HubSpot,
+    ) -> Result<(), String> {
+        let events = letters.iter().flat_map(|letter| &letter.events);
+        for event in events.filter(|event| event.kind() != "privacy_deleted") {
+            let portal = hubspot.portals.get(&event.portal_id);
+            if portal.is_some_and(|portal| is_erased(portal, event)) {
+                return Err(format!(
+                    "a dead letter holds {} of {:?}, which is erased",
+                    event.kind(),
+                    event.subject()
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Nothing is under way any more: every event has ended, and the counts add up.
     pub fn finish(&self, hubspot: &HubSpot) -> Result<(), String> {
         if let Some(lost) = self

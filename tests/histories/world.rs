@@ -93,6 +93,8 @@ enum Happening {
 enum Publishing {
     Message(Box<EnrichedEvent>),
     Letter(Box<DeadLetter>),
+    /// That the dead letters are to be searched for an erased record.
+    Search(Erasure),
 }
 
 pub struct World {
@@ -196,7 +198,9 @@ impl World {
             }
             self.step()?;
         }
-        self.checks.finish(&self.hubspot)
+        self.checks.finish(&self.hubspot)?;
+        self.checks
+            .nothing_erased_is_dead(&self.bus.letters, &self.hubspot)
     }
 
     fn is_quiet(&self) -> bool {
@@ -305,6 +309,7 @@ impl World {
                         self.checks.buried(letter);
                         Ending::Dead
                     }
+                    Publishing::Search(_) => Ending::Unwanted,
                 };
                 self.tell(Input::Published { publish, ending })?;
             }
@@ -380,6 +385,9 @@ impl World {
                 self.publish(publish, Publishing::Message(event));
             }
             Output::Bury { publish, letter } => self.publish(publish, Publishing::Letter(letter)),
+            Output::Search { publish, erasure } => {
+                self.publish(publish, Publishing::Search(erasure));
+            }
             Output::Ack(delivery) => {
                 if let Some(taken) = self.bus.unsettled.remove(&delivery.0) {
                     self.checks

@@ -186,6 +186,46 @@ mod contract {
         bus.close().await;
     }
 
+    pub async fn a_dead_letter_that_is_put_back_keeps_its_key(fixture: impl Fixture) {
+        let bus = fixture.open().await;
+        let key = || "consume.unreadable".to_owned();
+        publish(&*bus, &Target::DeadLetters(key()), ["a".to_owned()]).await;
+        let mut letters = bus.consume(Queue::DeadLetters, 1);
+        for again in [true, true, false] {
+            let delivery = next_delivery(&mut letters).await;
+            assert_eq!(
+                (&*delivery.message.id, &delivery.routing_key),
+                ("a", &key())
+            );
+            if again {
+                let target = Target::KeptDeadLetters(delivery.routing_key);
+                let message = delivery.message;
+                let verdicts = bus.publish(vec![Outgoing { target, message }]).await;
+                assert_eq!(verdicts, [Ok(())]);
+            }
+            delivery.unsettled.ack();
+        }
+        letters.close().await;
+        assert_eq!(bus.depth(Queue::DeadLetters).await, Ok(0));
+        bus.close().await;
+    }
+
+    pub async fn one_consumer_is_active_on_the_erasures(fixture: impl Fixture) {
+        let bus = fixture.open().await;
+        let mut first = bus.consume(Queue::Erasures, 10);
+        publish(&*bus, &Target::Erasures, ids(1)).await;
+        let kept = next_delivery(&mut first).await;
+        let mut second = bus.consume(Queue::Erasures, 10);
+        publish(&*bus, &Target::Erasures, ["a".into()]).await;
+        let idle = tokio::time::timeout(Duration::from_millis(300), second.next()).await;
+        assert!(idle.is_err(), "the second consumer got {idle:?}");
+        kept.unsettled.abandon();
+        first.close().await;
+        assert_eq!(take(&mut second, 2).await, ["0", "a"]);
+        second.close().await;
+        bus.close().await;
+    }
+
     pub async fn what_is_set_aside_waits_beside_its_partition(fixture: impl Fixture) {
         let (aside, beside) = (Target::Backlog(1), Queue::Backlog(1));
         let bus = fixture.open().await;
@@ -397,6 +437,8 @@ mod on_rabbitmq {
         what_failed_comes_again_and_counts,
         what_is_not_settled_comes_again_after_the_consumer_closes,
         one_consumer_is_active_and_hands_over_when_it_closes,
+        one_consumer_is_active_on_the_erasures,
+        a_dead_letter_that_is_put_back_keeps_its_key,
         what_is_set_aside_waits_beside_its_partition,
         closing_the_bus_ends_consumers_and_publishes,
     }
@@ -609,6 +651,24 @@ mod on_rabbitmq {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_dead_letter_that_is_put_back_goes_to_nobody_else() {
+        let fixture = OnRabbitMq::shared();
+        let bus = fixture.open().await;
+        let theirs = foreign::bound_queue(&format!("{}.dead", fixture.prefix), &["#"]).await;
+        let key = || "enrich.x".to_owned();
+        let batch = vec![
+            to(Target::DeadLetters(key()), "new"),
+            to(Target::KeptDeadLetters(key()), "kept"),
+        ];
+        assert_eq!(bus.publish(batch).await, [Ok(()); 2]);
+        assert_eq!(drain(&*bus, Queue::DeadLetters).await.len(), 2);
+        let heard = theirs.get().await.expect("a message").properties.clone();
+        assert_eq!(heard.message_id().as_ref().unwrap().as_str(), "new");
+        assert!(theirs.get().await.is_none());
+        bus.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn an_event_goes_once_to_a_queue_bound_to_several_of_its_keys() {
         let fixture = OnRabbitMq::shared();
         let bus = fixture.open().await;
@@ -710,6 +770,8 @@ mod on_embedded {
         what_failed_comes_again_and_counts,
         what_is_not_settled_comes_again_after_the_consumer_closes,
         one_consumer_is_active_and_hands_over_when_it_closes,
+        one_consumer_is_active_on_the_erasures,
+        a_dead_letter_that_is_put_back_keeps_its_key,
         what_is_set_aside_waits_beside_its_partition,
         a_changelog_is_read_from_any_place_and_survives_a_crash,
         closing_the_bus_ends_consumers_and_publishes,

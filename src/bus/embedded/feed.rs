@@ -191,6 +191,7 @@ impl<'a> Session<'a> {
         let tag = u64::try_from(stored.seq).expect("sequence numbers begin at 1");
         let delivery = Delivery {
             message: stored.message,
+            routing_key: stored.routing_key,
             delivery_count: stored.delivery_count,
             unsettled: Unsettled::new(tag, self.settle.clone()),
         };

@@ -8,7 +8,8 @@
 //! For one process: the folder is locked. Every message has one row; a queue is a number. What it does not
 //! have is destinations' queues and listeners of `crm.enriched`: those need a broker.
 //!
-//! The file does not shrink: what is deleted is overwritten, and its room used again.
+//! The file does not shrink: what is deleted is overwritten, and its room used again. Seconds later it is gone from
+//! SQLite's log as well.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -96,6 +97,7 @@ impl Embedded {
             folder,
             commands: received,
             signals: Arc::clone(&signals),
+            fold_at: None,
         };
         signals.set_connected(true);
         std::thread::Builder::new()
@@ -144,7 +146,10 @@ impl Embedded {
                 }
                 let (queue, routing_key) = match outgoing.target {
                     Target::Topic(_) => return Some(Ok(())),
-                    Target::DeadLetters(key) => (QueueId::DEAD_LETTERS, Some(key)),
+                    Target::DeadLetters(key) | Target::KeptDeadLetters(key) => {
+                        (QueueId::DEAD_LETTERS, Some(key))
+                    }
+                    Target::Erasures => (QueueId::ERASURES, None),
                     Target::Partition(number) if number < self.partitions => {
                         (QueueId::partition(number), None)
                     }
@@ -258,6 +263,7 @@ impl Embedded {
                 (*number < self.partitions).then(|| QueueId::backlog(*number))
             }
             Queue::DeadLetters => Some(QueueId::DEAD_LETTERS),
+            Queue::Erasures => Some(QueueId::ERASURES),
             Queue::Destination(_) => None,
         }
     }
@@ -373,7 +379,8 @@ fn label(target: &Target) -> &'static str {
         Target::Backlog(_) => "backlog",
         Target::Changelog(_) => "changelog",
         Target::Destination(_) => "destination",
-        Target::DeadLetters(_) => "dead_letters",
+        Target::DeadLetters(_) | Target::KeptDeadLetters(_) => "dead_letters",
+        Target::Erasures => "erasures",
         Target::Topic(_) => "topic",
     }
 }

@@ -35,7 +35,7 @@ const SCHEMA: &str = "
     CREATE TABLE settings (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
     CREATE TABLE messages (
         seq INTEGER PRIMARY KEY,
-        queue INTEGER NOT NULL, -- a partition, -1 for the dead letters, -2 - n for the backlog of partition n
+        queue INTEGER NOT NULL, -- a partition, -1: dead letters, -2 - n: backlog of partition n, 65535: erasures
         id TEXT NOT NULL,
         content_type TEXT NOT NULL,
         kind TEXT NOT NULL,

@@ -29,7 +29,8 @@ impl Signals {
     pub(super) fn new(partitions: u16, metrics: Arc<Metrics>) -> Self {
         Self {
             connected: watch::Sender::new(false),
-            lanes: (0..=2 * u32::from(partitions))
+            // Each partition with its backlog; the erasures and the dead letters.
+            lanes: (0..2 * u32::from(partitions) + 2)
                 .map(|_| Lane::default())
                 .collect(),
             metrics,

@@ -18,14 +18,17 @@ pub(super) const DELIVERY_LIMIT_KEY: &str = "consume.delivery_limit";
 /// The most bytes of bodies one fetch brings, give or take the last message: publishers wait meanwhile.
 const FETCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// A queue of the store: a partition's number, [`QueueId::DEAD_LETTERS`], or below that a backlog. A changelog has a number
-/// too, but no consumers.
+/// A queue of the store: a partition's number, [`QueueId::DEAD_LETTERS`], below that a backlog, or
+/// [`QueueId::ERASURES`]. A changelog has a number too, but no consumers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct QueueId(i64);
 
 impl QueueId {
     /// Where dead letters lie.
     pub(super) const DEAD_LETTERS: Self = Self(-1);
+
+    /// Records that the dead letters are to be searched for: beyond every partition, of which there are fewer.
+    pub(super) const ERASURES: Self = Self(CHANGELOGS - 1);
 
     /// The queue of a partition.
     pub(super) fn partition(number: u16) -> Self {
@@ -47,11 +50,19 @@ impl QueueId {
         (self.0 >= CHANGELOGS).then(|| self.0 - CHANGELOGS)
     }
 
-    /// Its place in a list that has the dead letters first and then each partition with its backlog.
+    /// Whether what is delivered too often stays all the same: it is nobody's poison.
+    fn has_no_limit(self) -> bool {
+        self == Self::DEAD_LETTERS || self == Self::ERASURES
+    }
+
+    /// Its place in a list that has the erasures and the dead letters first, and then each partition with its backlog.
     pub(super) fn index(self) -> usize {
+        if self == Self::ERASURES {
+            return 0;
+        }
         let index = match self.0 - Self::DEAD_LETTERS.0 {
-            above @ 1.. => 2 * above - 1,
-            below_or_itself => -2 * below_or_itself,
+            above @ 1.. => 2 * above,
+            below_or_itself => 1 - 2 * below_or_itself,
         };
         usize::try_from(index).expect("it is not negative")
     }
@@ -97,6 +108,7 @@ pub(super) struct Fetched {
 pub(super) struct Stored {
     pub(super) seq: i64,
     pub(super) delivery_count: u32,
+    pub(super) routing_key: String,
     pub(super) message: Message,
 }
 
@@ -233,16 +245,17 @@ impl Round<'_> {
                 continue;
             }
             let delivery_count = self.count_delivery(seq)?;
-            if delivery_count > DELIVERY_LIMIT && wanted.queue != QueueId::DEAD_LETTERS {
+            if delivery_count > DELIVERY_LIMIT && !wanted.queue.has_no_limit() {
                 self.bury(seq)?;
                 fetched.dead += 1;
                 continue;
             }
-            let message = self.read(seq)?;
+            let (message, routing_key) = self.read(seq)?;
             bytes += message.body.len();
             fetched.messages.push(Stored {
                 seq,
                 delivery_count,
+                routing_key,
                 message,
             });
         }
@@ -311,10 +324,14 @@ impl Round<'_> {
             .query_row([seq], |row| row.get(0))
     }
 
-    fn read(&self, seq: i64) -> rusqlite::Result<Message> {
+    /// A message, and its routing key.
+    fn read(&self, seq: i64) -> rusqlite::Result<(Message, String)> {
         self.transaction
-            .prepare_cached("SELECT id, content_type, kind, body FROM messages WHERE seq = ?1")?
-            .query_row([seq], message)
+            .prepare_cached(
+                "SELECT id, content_type, kind, body, coalesce(routing_key, '') FROM messages
+                 WHERE seq = ?1",
+            )?
+            .query_row([seq], |row| Ok((message(row)?, row.get(4)?)))
     }
 
     /// Moves a message to the end of the dead letters.

@@ -5,12 +5,17 @@
 //! locked by a shell) the writer is *suspended*: it refuses everything, tries again with growing pauses, and
 //! then resumes. After any other error, a failed fsync above all, it stops for good: what the page
 //! cache shows then need not be what the disk holds.
+//!
+//! What is deleted is overwritten in the database, but SQLite's log still shows it as it was. So a while after a
+//! deletion the log is folded back and cut to nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::{self, Runtime};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout_at;
 
 use super::error::passes;
 use super::folder::Folder;
@@ -24,6 +29,8 @@ pub(super) const COMMANDS_MAX: usize = 1_024;
 const ROUND_COMMANDS_MAX: usize = 256;
 /// Bytes of bodies after which a round takes no further command.
 const ROUND_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// How long after a deletion the log may still hold what was deleted.
+const FOLD_DELAY: Duration = Duration::from_secs(10);
 /// While suspended, how long a command may wait to be refused.
 const SUSPENDED_STEP: Duration = Duration::from_millis(25);
 
@@ -67,6 +74,8 @@ pub(super) struct Writer {
     pub(super) folder: Folder,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) signals: Arc<Signals>,
+    /// When the log is to be folded back, if something was deleted since.
+    pub(super) fold_at: Option<Instant>,
 }
 
 /// An answer that waits for the commit.
@@ -105,8 +114,12 @@ impl Writer {
     /// Serves commands until it is closed, all senders are gone, or the store fails for good.
     pub(super) fn run(mut self) {
         let _says_gone = SaysGone(Arc::clone(&self.signals));
-        while let Some(first) = self.commands.blocking_recv() {
+        let clock = clock();
+        while let Some(first) = self.next(clock.as_ref()) {
             let (round, close) = self.gather(first);
+            if round.iter().any(deletes) {
+                self.fold_at.get_or_insert(Instant::now() + FOLD_DELAY);
+            }
             let next = match self.serve(round) {
                 Ok(()) => Next::Serve,
                 Err(error) => self.recover(error),
@@ -118,6 +131,34 @@ impl Writer {
             }
         }
         self.close(None);
+    }
+
+    /// The next command. Folds the log back when that is due, whether or not a command comes.
+    fn next(&mut self, clock: Option<&Runtime>) -> Option<Command> {
+        loop {
+            let (Some(at), Some(clock)) = (self.fold_at, clock) else {
+                return self.commands.blocking_recv();
+            };
+            if Instant::now() >= at {
+                self.fold_at = (!self.fold()).then(|| Instant::now() + FOLD_DELAY);
+                continue;
+            }
+            let wait = async { timeout_at(at.into(), self.commands.recv()).await };
+            if let Ok(command) = clock.block_on(wait) {
+                return command;
+            }
+        }
+    }
+
+    /// Folds the log back into the database and cuts it to nothing. Whether that was done; not while an operator's
+    /// shell reads.
+    fn fold(&self) -> bool {
+        let fold = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let busy = self.store.connection.query_row(fold, [], |row| row.get(0));
+        if let Err(error) = &busy {
+            tracing::warn!(%error, "the store's log could not be folded back");
+        }
+        busy == Ok(0_i64)
     }
 
     /// The commands of the next round, and whether to close after it.
@@ -224,20 +265,29 @@ impl Writer {
         while let Ok(command) = self.commands.try_recv() {
             refuse(command);
         }
-        // Without it nothing is lost: the log is read at the next open.
-        if let Err(error) =
-            self.store
-                .connection
-                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-        {
-            tracing::warn!(%error, "the store's log could not be folded back at closing");
-        }
+        // Where that fails nothing is lost: the log is read at the next open.
+        self.fold();
         drop(self.store);
         drop(self.folder);
         if let Some(done) = done {
             let _ = done.send(());
         }
     }
+}
+
+/// What wakes the thread when no command comes. Without it the log is folded back at the end alone.
+fn clock() -> Option<Runtime> {
+    let clock = runtime::Builder::new_current_thread().enable_time().build();
+    clock
+        .inspect_err(|error| tracing::error!(%error, "the store's log stays until the end"))
+        .ok()
+}
+
+fn deletes(command: &Command) -> bool {
+    let Command::Settle { settled, .. } = command else {
+        return false;
+    };
+    settled.iter().any(|(_, how)| *how == Settlement::Ack)
 }
 
 fn body_bytes(command: &Command) -> usize {

@@ -214,6 +214,7 @@ fn translate(
 ) -> Delivery {
     let properties = &delivery.properties;
     Delivery {
+        routing_key: delivery.routing_key.as_str().to_owned(),
         delivery_count: delivery_count(properties),
         unsettled: Unsettled::new(delivery.delivery_tag, settlements.clone()),
         message: Message {

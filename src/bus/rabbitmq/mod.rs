@@ -308,7 +308,8 @@ fn label(target: &Target) -> &'static str {
         Target::Backlog(_) => "backlog",
         Target::Changelog(_) => "changelog",
         Target::Destination(_) => "destination",
-        Target::DeadLetters(_) => "dead_letters",
+        Target::DeadLetters(_) | Target::KeptDeadLetters(_) => "dead_letters",
+        Target::Erasures => "erasures",
         Target::Topic(_) => "topic",
     }
 }

@@ -247,7 +247,7 @@ fn is_own(topology: &Topology, address: &Address) -> bool {
         let n = address.routing_key.parse::<u16>();
         address.exchange == topology.intake() && n.is_ok_and(|n| n < topology.partitions())
     };
-    address.exchange == topology.dead() || is_partition()
+    [topology.dead(), topology.dead_kept()].contains(&address.exchange) || is_partition()
 }
 
 /// A message in AMQP's terms.
@@ -270,6 +270,8 @@ fn prepare(
         Target::Changelog(n) => (String::new(), topology.changelog(n)),
         Target::Destination(name) => (String::new(), topology.queue(&Queue::Destination(name))),
         Target::DeadLetters(key) => (topology.dead(), key),
+        Target::KeptDeadLetters(key) => (topology.dead_kept(), key),
+        Target::Erasures => (String::new(), topology.queue(&Queue::Erasures)),
         Target::Topic(keys) => {
             let mut keys = keys.iter().map(|key| key.as_str().to_owned());
             let first = keys.next().unwrap_or_default();

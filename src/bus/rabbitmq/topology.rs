@@ -82,12 +82,18 @@ impl Topology {
         format!("{}.dead", self.prefix)
     }
 
+    /// `crm.dead.kept`: dead letters that were searched and go back to their queue, which alone is bound to it.
+    pub(super) fn dead_kept(&self) -> String {
+        format!("{}.dead.kept", self.prefix)
+    }
+
     /// The name of `queue`.
     pub(super) fn queue(&self, queue: &Queue) -> String {
         match queue {
             Queue::Partition(n) => self.partition(*n),
             Queue::Backlog(n) => format!("{}.backlog.{n}", self.prefix),
             Queue::DeadLetters => format!("{}.dead.letters", self.prefix),
+            Queue::Erasures => format!("{}.erasures", self.prefix),
             Queue::Destination(name) => format!("{}.destination.{name}", self.prefix),
         }
     }
@@ -204,7 +210,13 @@ impl Topology {
         declare_exchange(channel, &dead, ExchangeKind::Topic).await?;
         let arguments = quorum([("x-delivery-limit", NO_DELIVERY_LIMIT.into())]);
         declare_queue(channel, &letters, arguments, "bus.prefix").await?;
-        bind(channel, &letters, &dead, "#").await
+        let kept = self.dead_kept();
+        declare_exchange(channel, &kept, ExchangeKind::Topic).await?;
+        for exchange in [dead, kept] {
+            bind(channel, &letters, &exchange, "#").await?;
+        }
+        let erasures = self.queue(&Queue::Erasures);
+        declare_queue(channel, &erasures, erasures_arguments(), "bus.prefix").await
     }
 
     async fn declare_destination(
@@ -316,6 +328,14 @@ async fn bind(
         .map_err(|error| error.of_declaration(queue, "bus.prefix"))
 }
 
+/// One worker at a time searches the dead letters: what one has in hand, another would miss.
+fn erasures_arguments() -> FieldTable {
+    quorum([
+        ("x-single-active-consumer", AMQPValue::Boolean(true)),
+        ("x-delivery-limit", NO_DELIVERY_LIMIT.into()),
+    ])
+}
+
 /// A stream drops whole segments, once all in them is too old or there are too many bytes. Small segments make that
 /// punctual.
 fn changelog_arguments() -> FieldTable {
@@ -373,6 +393,7 @@ mod tests {
         assert_eq!(topology.queue(&Queue::Backlog(3)), "crm.backlog.3");
         assert_eq!(topology.changelog(3), "crm.changelog.3");
         assert_eq!(topology.queue(&Queue::DeadLetters), "crm.dead.letters");
+        assert_eq!(topology.queue(&Queue::Erasures), "crm.erasures");
         let destination = Queue::Destination("warehouse".into());
         assert_eq!(topology.queue(&destination), "crm.destination.warehouse");
     }

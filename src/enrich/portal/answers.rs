@@ -438,8 +438,11 @@ impl Portal {
         };
         self.redirect(old, survivor, ctx);
         let survivor = ctx.memory.survivor(&self.id, survivor.clone());
+        let mut first = Some(self.work_at_the_end(&survivor, ctx));
         for event in job.events {
-            self.append(survivor.clone(), event, Work::Read(Reading::default()), ctx);
+            let work = first.take();
+            let work = work.unwrap_or_else(|| Work::Read(Reading::default()));
+            self.append(survivor.clone(), event, work, ctx);
         }
         self.wake_lane(old, ctx);
     }

@@ -8,8 +8,8 @@ use crate::enrich::priority::Priority;
 use crate::enrich::protocol::Ending;
 use crate::enrich::request::Group;
 use crate::event::{
-    Event, EventBody, Millis, ObjectChange, ObjectEvent, ObjectId, ObjectTypeId, Tombstone,
-    TombstoneReason,
+    Erasure, Event, EventBody, Millis, ObjectChange, ObjectEvent, ObjectId, ObjectTypeId,
+    RecordDigest, Tombstone, TombstoneReason,
 };
 
 use super::{Context, Portal};
@@ -91,33 +91,70 @@ impl Portal {
         1
     }
 
-    /// A privacy deletion cancels all work for the record, and keeps late events from bringing it back.
+    /// A privacy deletion cancels all work for the record and for what was merged into it, and keeps late events from
+    /// bringing it back. Then the dead letters are searched: what is under way may still become one.
     pub(super) fn erase(&mut self, key: Key, event: Event, ctx: &mut Context<'_>) -> usize {
-        ctx.memory.erase(&self.id, &key, ctx.now);
-        if let Some(lane) = self.lanes.get_mut(&key) {
-            let mut cancelled: Vec<Job> = lane.waiting.drain(..).collect();
-            if lane
-                .active
-                .as_mut()
-                .is_some_and(|job| job.reading().is_some())
-            {
-                cancelled.extend(lane.active.take());
-            }
-            for event in cancelled.iter().flat_map(|job| &job.events) {
-                ctx.effects.end(&event.id, Ending::Purged);
-            }
-        }
-        self.assembling.remove(&key);
+        let erasure = self.forget(&key, ctx);
+        self.append(key.clone(), event.clone(), Work::Search(erasure), ctx);
         let tombstone = Work::Tombstone(Tombstone {
             reason: TombstoneReason::PrivacyDeleted,
             merged_into: None,
         });
         self.append(key, event, tombstone, ctx);
-        1
+        2
+    }
+
+    /// Cancels the work for a record and for what leads to it, and remembers that they are erased.
+    fn forget(&mut self, key: &Key, ctx: &mut Context<'_>) -> Erasure {
+        let merged = ctx.memory.erase(&self.id, key, ctx.now);
+        self.cancel(key, |_| true, ctx);
+        if !merged.is_empty() {
+            let leads_here = |(object_type_id, object_id): &Key| {
+                merged.contains(&RecordDigest::of(&self.id, object_type_id, object_id))
+            };
+            let old: Vec<Key> = self
+                .lanes
+                .keys()
+                .filter(|key| leads_here(key))
+                .cloned()
+                .collect();
+            // That they are gone is told all the same.
+            let is_read = |job: &Job| matches!(job.work, Work::Read(_));
+            for old in old {
+                self.cancel(&old, is_read, ctx);
+                self.wake_lane(&old, ctx);
+            }
+        }
+        Erasure {
+            portal_id: self.id.clone(),
+            object_type_id: key.0.clone(),
+            object_id: key.1.clone(),
+            merged,
+        }
+    }
+
+    /// Cancels what waits in a lane, where it `is_meant`, and what is being read.
+    fn cancel(&mut self, key: &Key, is_meant: impl Fn(&Job) -> bool, ctx: &mut Context<'_>) {
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return;
+        };
+        let (mut cancelled, rest): (VecDeque<Job>, _) = lane.waiting.drain(..).partition(is_meant);
+        lane.waiting = rest;
+        if lane
+            .active
+            .as_mut()
+            .is_some_and(|job| job.reading().is_some())
+        {
+            cancelled.extend(lane.active.take());
+        }
+        for event in cancelled.iter().flat_map(|job| &job.events) {
+            ctx.effects.end(&event.id, Ending::Purged);
+        }
+        self.assembling.remove(key);
     }
 
     /// A merge reads the survivor, and sends a tombstone for each id that now leads to it. What waited
-    /// for these goes to the survivor.
+    /// for these goes to the survivor; if that is erased, so are they.
     pub(super) fn merge(
         &mut self,
         survivor: Key,
@@ -138,16 +175,30 @@ impl Portal {
             });
             self.append(old.clone(), event.clone(), tombstone, ctx);
         }
-        self.append(survivor, event, Work::Read(Reading::default()), ctx);
+        let work = self.work_at_the_end(&survivor, ctx);
+        self.append(survivor, event, work, ctx);
         merged.len() + 1
     }
 
-    /// Sends what waits for `old`, and what comes later, to `survivor`.
+    /// What is to be done for a record that another turned out to lead to. An erased one is not read: with the other, more
+    /// dead letters may be about it.
+    pub(super) fn work_at_the_end(&mut self, survivor: &Key, ctx: &mut Context<'_>) -> Work {
+        if ctx.memory.is_erased(&self.id, survivor) {
+            Work::Search(self.forget(survivor, ctx))
+        } else {
+            Work::Read(Reading::default())
+        }
+    }
+
+    /// Sends what waits for `old`, and what comes later, to `survivor`. An erased record leads nowhere.
     pub(super) fn redirect(&mut self, old: &Key, survivor: &Key, ctx: &mut Context<'_>) {
-        if old == survivor || ctx.memory.survivor(&self.id, survivor.clone()) == *old {
+        if old == survivor
+            || ctx.memory.survivor(&self.id, survivor.clone()) == *old
+            || ctx.memory.is_erased(&self.id, old)
+        {
             return;
         }
-        ctx.memory.merge(&self.id, old, &survivor.1, ctx.now);
+        ctx.memory.merge(&self.id, old, survivor, ctx.now);
         let Some(lane) = self.lanes.get_mut(old) else {
             return;
         };

@@ -154,6 +154,12 @@ impl Portal {
     pub(super) fn send_unread(&mut self, key: &Key, mut job: Job, ctx: &mut Context<'_>) {
         let newest = job.newest();
         let tombstone = match std::mem::replace(&mut job.work, Work::Plain) {
+            Work::Search(erasure) => {
+                let ids = job.events.iter().map(|event| event.id.clone()).collect();
+                self.begin_publishing(key, job.id, ids);
+                ctx.effects.search(&self.id, key, erasure);
+                return;
+            }
             Work::Tombstone(tombstone) => Some(tombstone),
             _ => None,
         };

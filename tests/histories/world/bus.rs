@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crm_relay::enrich::{DeliveryId, Engine, Input, Note, Source};
-use crm_relay::event::{Event, Millis};
+use crm_relay::event::{DeadLetter, Erased, Erasure, Event, Millis, Searched};
 
 use super::{Happening, World};
 
@@ -27,12 +27,29 @@ pub(super) struct Taken {
 pub(super) struct Bus {
     pub(super) intake: VecDeque<Message>,
     pub(super) backlog: VecDeque<Message>,
+    /// The dead letters.
+    pub(super) letters: Vec<DeadLetter>,
     pub(super) unsettled: BTreeMap<u64, Taken>,
     /// Acknowledged just now.
     pub(super) acked: Vec<(Millis, Taken)>,
     pub(super) last_tag: u64,
     pub(super) connected: bool,
     pub(super) backlog_open: bool,
+}
+
+impl Bus {
+    /// A pass over the dead letters, as a worker makes it.
+    pub(super) fn search(&mut self, erasure: &Erasure) {
+        let mut erased = Erased::default();
+        erased.add(erasure.clone());
+        let letters = std::mem::take(&mut self.letters).into_iter();
+        let left = letters.filter_map(|letter| match erased.search(&letter) {
+            Searched::Untouched => Some(letter),
+            Searched::Cut(rest, _) => Some(rest),
+            Searched::Gone => None,
+        });
+        self.letters = left.collect();
+    }
 }
 
 impl World {

@@ -16,8 +16,12 @@ impl World {
     ) -> Result<(), String> {
         let life = self.life;
         let refused = self.dice.chance(self.weather.refused_publish);
-        if !refused && let Publishing::Message(message) = &what {
-            self.checks.landed(message, &self.hubspot)?;
+        if !refused {
+            match &what {
+                Publishing::Message(message) => self.checks.landed(message, &self.hubspot)?,
+                Publishing::Letter(letter) => self.bus.letters.push((**letter).clone()),
+                Publishing::Search(erasure) => self.bus.search(erasure),
+            }
         }
         let unheard = self.dice.chance(self.weather.lost_confirm);
         self.coverage.note_if(refused, "publish refused");

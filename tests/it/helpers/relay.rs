@@ -233,9 +233,14 @@ impl RelayProcess {
         assert_eq!(answer.unwrap().status(), 204);
     }
 
+    /// `bus.data_dir`.
+    pub fn data_dir(&self) -> PathBuf {
+        self.path("bus")
+    }
+
     /// Files of the embedded bus's store.
     pub fn store_files(&self) -> Vec<PathBuf> {
-        let files = fs::read_dir(self.path("bus")).unwrap();
+        let files = fs::read_dir(self.data_dir()).unwrap();
         files.map(|file| file.unwrap().path()).collect()
     }
 
