@@ -10,7 +10,7 @@ use crm_relay::bus::embedded::{Embedded, EmbeddedOptions};
 use crm_relay::bus::rabbitmq::{RabbitMq, RabbitMqOptions};
 use crm_relay::bus::{Bus, Message, Outgoing, Target};
 use crm_relay::enrich::{Ending, Engine, Entry, NOTE_DELAY, Note, Plans, SEEN_KEEP, Sent};
-use crm_relay::event::Millis;
+use crm_relay::event::{Millis, ObjectTypeId, PortalId, RecordDigest};
 use crm_relay::metrics::Metrics;
 use tokio::sync::mpsc;
 
@@ -85,8 +85,9 @@ pub async fn measure(plan: &Plan, broker: &Broker, folder: &std::path::Path) -> 
 fn note(number: u64) -> Outgoing {
     let at = Millis::new(1_763_892_000_000).unwrap_or_default();
     let at = at.after(NOTE_DELAY * u32::try_from(number).unwrap_or(u32::MAX));
-    let hash = |kind: u128, n: u64| {
-        let spread = (u128::from(n) + kind).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+    let (portal, contact) = (PortalId::from("8241"), ObjectTypeId::from_name("contact"));
+    let hash = |n: u64| {
+        let spread = (u128::from(n) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         spread.to_be_bytes()
     };
     let events = number * EVENTS_PER_SECOND..(number + 1) * EVENTS_PER_SECOND;
@@ -97,13 +98,13 @@ fn note(number: u64) -> Outgoing {
             newest: Some(at),
         };
         let event = Entry::Ended {
-            event: hash(1, n),
+            event: hash(n),
             ending: Ending::Delivered,
         };
         [
             event,
             Entry::Sent {
-                record: hash(1 << 100, n),
+                record: RecordDigest::of(&portal, &contact, &n.to_string().as_str().into()),
                 sent,
             },
         ]
