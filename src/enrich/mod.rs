@@ -11,6 +11,7 @@
 //! - [`Plans`]: what to read, by object type;
 //! - `portal`: the jobs of one portal, from events to messages;
 //! - `request`, `cache`, `fresh`, `assemble`, [`typed`]: reads, what is shared, and what comes of them;
+//! - `schemas`, `attachments`, `conversations`: what is special about custom objects, engagements and threads;
 //! - [`budget`], `health`, `priority`: whether a call may be sent, and whose goes first;
 //! - `admission`: which deliveries are taken up now, and which are set aside so that they hold up nobody;
 //! - `memory`, `changelog`, `window`: what is known of the past, how it outlives the engine, and its bounds.
@@ -20,8 +21,10 @@ pub mod typed;
 
 mod admission;
 mod assemble;
+mod attachments;
 mod cache;
 mod changelog;
+mod conversations;
 mod effects;
 mod engine;
 mod fresh;
@@ -33,6 +36,7 @@ mod portal;
 mod priority;
 mod protocol;
 mod request;
+mod schemas;
 #[cfg(test)]
 mod tests;
 mod window;

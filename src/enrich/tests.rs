@@ -14,6 +14,7 @@ use super::*;
 
 mod isolation;
 mod shortage;
+mod types;
 
 /// As many deliveries are unsettled at once, of each queue.
 const WINDOW: usize = 200;
@@ -26,6 +27,7 @@ fn at(ms: i64) -> Millis {
 
 /// What HubSpot holds and how it behaves.
 struct Model {
+    held: types::Held,
     records: BTreeMap<String, RecordRead>,
     merged: BTreeMap<String, String>,
     associated: BTreeMap<String, Vec<String>>,
@@ -78,7 +80,8 @@ impl World {
             "contact",
             EnrichConfig {
                 properties: Some(vec!["*".into()]),
-                associations: vec!["company".into()],
+                associations: Some(vec!["company".into()]),
+                ..EnrichConfig::default()
             },
         )])
     }
@@ -91,6 +94,7 @@ impl World {
         Self {
             engine: Engine::new(Plans::new(&config), 7),
             model: Model {
+                held: types::Held::default(),
                 records: BTreeMap::new(),
                 merged: BTreeMap::new(),
                 associated: BTreeMap::new(),
@@ -369,6 +373,9 @@ impl Model {
             status: 400,
             category: None,
         };
+        if let Some(answer) = self.held.answer(call, now) {
+            return Ok(answer);
+        }
         Ok(match call {
             Call::ReadRecords { ids, .. } => {
                 assert!(ids.len() <= READ_RECORDS_MAX);
@@ -421,6 +428,7 @@ impl Model {
                 definition("second_owner", "enumeration", Some("OWNER")),
             ]),
             Call::ListPipelines { .. } => Answer::Pipelines(Vec::new()),
+            other => panic!("nothing is held for {other:?}"),
         })
     }
 
@@ -554,7 +562,7 @@ fn lean_world(max: u32) -> World {
         "contact",
         EnrichConfig {
             properties: Some(vec!["*".into()]),
-            associations: Vec::new(),
+            ..EnrichConfig::default()
         },
     )]);
     world.model.max = max;

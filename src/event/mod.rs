@@ -8,22 +8,27 @@
 //! - [`EnrichedEvent`]: one record's state with the events that led to it, as consumers receive it;
 //! - [`DeadLetter`]: what could not go on, and why.
 
+mod attachment;
 mod batch;
 mod change;
+mod conversation;
 mod dead_letter;
 mod enriched;
 mod identity;
 mod ids;
+mod object_schema;
 mod object_type;
 mod routing_key;
 mod time;
 mod version;
 
+pub use attachment::{Attachment, SignedUrl};
 pub use batch::{BATCH_CONTENT_TYPE, Batch, BatchError};
 pub use change::{
-    AssociationChange, AssociationEvent, ConversationChange, ConversationEvent, Event, EventBody,
-    ObjectChange, ObjectEvent, UnknownEvent,
+    AssociationChange, AssociationEvent, CONVERSATION, ConversationChange, ConversationEvent,
+    Event, EventBody, ObjectChange, ObjectEvent, UnknownEvent,
 };
+pub use conversation::{Actor, Conversation, Correspondent, Thread, ThreadMessage};
 pub use dead_letter::{
     DEAD_LETTER_CONTENT_TYPE, DEAD_LETTER_KIND, DeadLetter, DeadLetterReason, Part, RawContent,
     Stage,
@@ -35,7 +40,8 @@ pub use enriched::{
 };
 pub use identity::{EventId, IdentityHasher};
 pub use ids::{AppId, ObjectId, OwnerId, PortalId, RecordKey, SubscriptionId};
-pub use object_type::{ObjectTypeId, STANDARD_OBJECT_TYPES, StandardObjectType};
+pub use object_schema::{ObjectSchema, SchemaLabels};
+pub use object_type::{CustomName, ObjectTypeId, STANDARD_OBJECT_TYPES, StandardObjectType};
 pub use routing_key::{KeyPattern, KeyPatternError, RoutingKey};
 pub use time::Millis;
 pub use version::Version;

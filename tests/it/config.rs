@@ -64,7 +64,10 @@ fn a_complete_file_loads_and_can_run_in_every_role() {
         OneOrMany::One("https://relay.example.com/webhooks/hubspot".into())
     );
     assert_eq!(config.app["main"].signatures, [SignatureVersion::V3]);
-    assert_eq!(config.enrich["contact"].associations, ["company", "deal"]);
+    assert_eq!(
+        config.enrich["contact"].associations.as_deref().unwrap(),
+        ["company", "deal"]
+    );
     assert_eq!(config.destination["billing"].patterns.len(), 2);
     assert_eq!(config.bus.data_dir, PathBuf::from("./data"));
     for role in [Role::Run, Role::Receiver, Role::Worker] {
@@ -123,7 +126,10 @@ fn the_environment_lies_over_the_file() {
     assert_eq!(config.bus.publish_timeout, Duration::from_secs(2));
     assert_eq!(config.receiver.body_size_max.as_u64(), 1 << 20);
     assert_eq!(config.portal.keys().collect::<Vec<_>>(), ["77", "8241"]);
-    assert_eq!(config.enrich["deal"].associations, ["contact", "company"]);
+    assert_eq!(
+        config.enrich["deal"].associations.as_deref().unwrap(),
+        ["contact", "company"]
+    );
     assert_eq!(
         config.enrich["deal"].properties.as_deref().unwrap(),
         ["amount", "dealstage"]
