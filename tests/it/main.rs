@@ -9,5 +9,6 @@ mod bus_contract;
 mod bus_verdicts;
 mod delivery;
 mod ingress;
+mod object_types;
 mod recovery;
 mod simulator;
