@@ -51,10 +51,8 @@ impl MessagesRead {
     }
 
     /// What came of reading one.
-    pub fn read(&mut self, id: &str, message: Option<ThreadMessage>) {
-        let state = message.map_or(MessageState::Failed, |message| {
-            MessageState::Done(Box::new(message))
-        });
+    pub fn read(&mut self, id: &str, message: Option<Box<ThreadMessage>>) {
+        let state = message.map_or(MessageState::Failed, MessageState::Done);
         self.0.insert(id.to_owned(), state);
     }
 

@@ -204,18 +204,18 @@ pub enum Answer {
     /// To [`Call::ListSchemas`]: by the type's id.
     Schemas(BTreeMap<ObjectTypeId, ObjectSchema>),
     /// To [`Call::ReadFile`]: `None` when there is no such file.
-    File(Option<Attachment>),
+    File(Option<Box<Attachment>>),
     /// To [`Call::SignFile`]: `None` when there is no such file.
     SignedUrl(Option<SignedUrl>),
     /// To [`Call::ReadThread`]: `None` when there is no such thread.
     Thread {
         /// The thread.
-        thread: Option<Thread>,
+        thread: Option<Box<Thread>>,
         /// The reply's `Date` header, since this reply has no `completedAt`.
         completed_at: Millis,
     },
     /// To [`Call::ReadMessage`]: `None` when the thread has no such message.
-    Message(Option<ThreadMessage>),
+    Message(Option<Box<ThreadMessage>>),
     /// To [`Call::ReadActors`]: those that HubSpot knows.
     Actors(Vec<Actor>),
 }

@@ -458,6 +458,24 @@ fn every_rule_refuses_what_it_is_for_and_names_the_setting() {
             "enrich.contact.properties",
         ),
         (
+            "[enrich.contact]",
+            "[enrich.conversation]",
+            Role::Run,
+            "enrich.conversation.properties",
+        ),
+        (
+            "",
+            "[enrich.deal]\nthread = true\n",
+            Role::Run,
+            "enrich.deal.thread",
+        ),
+        (
+            "",
+            "[enrich.deal]\nattachments = 'metadata'\n",
+            Role::Run,
+            "enrich.deal.attachments",
+        ),
+        (
             "[destination.billing]",
             "[destination.Billing]",
             Role::Run,
@@ -607,6 +625,9 @@ fn every_way_to_name_a_type_is_accepted_without_a_warning() {
         "0-4711",
         "2-1234567",
         "p8241_car",
+        "p_car",
+        "meeting",
+        "partner_clients",
     ] {
         let config = changed("[enrich.contact]", &format!("[enrich.{name}]"));
         assert_eq!(config.check(Role::Run).unwrap(), [], "{name}");

@@ -296,6 +296,7 @@ impl Portal {
                 self.advance_assembling(ctx);
             }
             (Request::File(id), Answer::File(file)) => {
+                let file = file.map(|file| *file);
                 self.shared.files.read(id, Ok(file), ctx.now);
                 self.advance_assembling(ctx);
             }

@@ -44,7 +44,7 @@ impl Portal {
         &mut self,
         key: &Key,
         job: JobId,
-        thread: Option<Thread>,
+        thread: Option<Box<Thread>>,
         completed_at: Millis,
         ctx: &mut Context<'_>,
     ) {
@@ -77,7 +77,7 @@ impl Portal {
             job,
         });
         self.ready.extend(reads);
-        self.conclude_record(key, job, RecordOutcome::Thread(Box::new(thread)), ctx);
+        self.conclude_record(key, job, RecordOutcome::Thread(thread), ctx);
     }
 
     /// A message was read, or is not there. It may only not be there yet: then all is read again.
@@ -86,7 +86,7 @@ impl Portal {
         key: &Key,
         job: JobId,
         id: &str,
-        message: Option<ThreadMessage>,
+        message: Option<Box<ThreadMessage>>,
         ctx: &mut Context<'_>,
     ) {
         let Some(reading) = self.reading(key, job) else {

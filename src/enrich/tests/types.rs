@@ -21,19 +21,19 @@ impl Held {
             Call::ListProperties { object_type_id } if object_type_id.name() == "note" => {
                 Answer::Properties(vec![definition("hs_attachment_ids", "string", None)])
             }
-            Call::ReadFile { id } => Answer::File(self.files.get(id).cloned()),
+            Call::ReadFile { id } => Answer::File(self.files.get(id).cloned().map(Box::new)),
             Call::SignFile { id } => Answer::SignedUrl(Some(SignedUrl {
                 url: format!("https://signed.example/{id}"),
                 expires_at: Some(now.after(Duration::from_secs(600))),
             })),
             Call::ReadThread { id } => Answer::Thread {
-                thread: self.threads.get(id.as_str()).cloned(),
+                thread: self.threads.get(id.as_str()).cloned().map(Box::new),
                 completed_at: now,
             },
             Call::ReadMessage { id, .. } => {
                 let found = self.messages.get(id);
                 let found = found.filter(|(_, since)| *since <= now);
-                Answer::Message(found.map(|(message, _)| message.clone()))
+                Answer::Message(found.map(|(message, _)| Box::new(message.clone())))
             }
             Call::ReadActors { ids } => Answer::Actors(
                 ids.iter()

@@ -147,7 +147,8 @@ pub(in super::super) fn thread(
 ) -> Result<Answer, CallError> {
     let thread = body
         .map(|body| parse(body).and_then(read_thread))
-        .transpose()?;
+        .transpose()?
+        .map(Box::new);
     let completed_at = date.ok_or_else(|| unreadable("its Date header is missing or no date"))?;
     Ok(Answer::Thread {
         thread,
@@ -158,7 +159,7 @@ pub(in super::super) fn thread(
 /// One message.
 pub(super) fn message(body: &[u8]) -> Result<Answer, CallError> {
     let message = parse(body).and_then(read_message)?;
-    Ok(Answer::Message(Some(message)))
+    Ok(Answer::Message(Some(Box::new(message))))
 }
 
 /// Those of a batch that were found.

@@ -52,7 +52,7 @@ pub(super) fn file(body: &[u8]) -> Result<Answer, CallError> {
     if read.is_public() {
         read.url = text(file.url);
     }
-    Ok(Answer::File(Some(read)))
+    Ok(Answer::File(Some(Box::new(read))))
 }
 
 /// A signed URL.
@@ -74,7 +74,7 @@ mod tests {
 
     fn read(body: &str) -> Attachment {
         match file(body.as_bytes()).unwrap() {
-            Answer::File(Some(file)) => file,
+            Answer::File(Some(file)) => *file,
             other => panic!("{other:?}"),
         }
     }
