@@ -46,7 +46,7 @@ pub struct Config {
     pub portal: BTreeMap<String, PortalConfig>,
     /// Portals that come and go while we run.
     pub portals: PortalsConfig,
-    /// What to read, by object type: singular, plural or id.
+    /// What to read, by object type: singular, plural, id, or a custom object's name.
     pub enrich: BTreeMap<String, EnrichConfig>,
     /// Downstream consumers by name.
     pub destination: BTreeMap<String, DestinationConfig>,
@@ -185,8 +185,25 @@ pub struct EnrichConfig {
     /// Internal names of the properties to read, or `["*"]` for all. Left out: HubSpot's own visible
     /// properties that are neither calculated nor hidden, and all of the portal's own.
     pub properties: Option<Vec<String>>,
-    /// Types whose associations to read: singular, plural or id. Default none.
-    pub associations: Vec<String>,
+    /// Types whose associations to read: singular, plural, id or a custom object's name. Default none; of engagements
+    /// (calls, e-mails, meetings, notes, tasks, communications, postal mail) contact, company, deal and ticket.
+    pub associations: Option<Vec<String>>,
+    /// What to read of the files attached to an engagement. Default nothing.
+    pub attachments: Option<AttachmentsConfig>,
+    /// `enrich.conversation` only: whether to read threads, their new messages and who wrote them, each by a call of its
+    /// own. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub thread: bool,
+}
+
+/// What is read of attached files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttachmentsConfig {
+    /// Name, type, size and access.
+    Metadata,
+    /// That, and URLs by which whoever has them can fetch private files for a while.
+    SignedUrls,
 }
 
 /// `[destination.<name>]`

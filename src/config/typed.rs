@@ -127,6 +127,7 @@ fn form_of(name: &str) -> Option<&'static str> {
         "prefetch" => "a whole number from 1 to 65535",
         "kind" => "`queue` or `ndjson`",
         "format" => "`human` or `json`",
+        "attachments" => "`metadata` or `signed_urls`",
         _ => return None,
     })
 }

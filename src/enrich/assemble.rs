@@ -10,6 +10,7 @@ use crate::event::{
 use crate::hubspot::call::{PipelineDefinition, RecordRead};
 
 use super::cache::{OwnerLookup, Problem, Shared};
+use super::conversations;
 use super::job::{AssociationsRead, Key, PagesState, Reading, RecordOutcome};
 use super::plan::{OWNER_PROPERTIES, pipeline_properties};
 use super::typed;
@@ -21,9 +22,11 @@ pub fn unread(
     version: Version,
     events: Vec<Event>,
     tombstone: Option<Tombstone>,
+    shared: &Shared,
 ) -> EnrichedEvent {
     EnrichedEvent::new(EnrichedData {
         tombstone,
+        object_schema: shared.schemas.of(&key.0).cloned(),
         ..bare(portal_id, key, version, events, EnrichmentStatus::NotRead)
     })
 }
@@ -46,6 +49,7 @@ pub fn read(
         .record
         .expect("a message is assembled after its record's read");
     let mut problems = reading.problems;
+    let object_schema = shared.schemas.of(&key.0).cloned();
     let data = match outcome {
         RecordOutcome::Missing => bare(portal_id, key, version, events, EnrichmentStatus::Missing),
         RecordOutcome::Forbidden(scopes) => {
@@ -66,13 +70,29 @@ pub fn read(
             EnrichedData {
                 owners: owners(&key.0, &record, shared),
                 associations: associations(reading.associations),
+                attachments: reading.attachments,
                 pipeline: pipeline(&key.0, &record, shared),
                 record: Some(typed::record(&record, shared.definitions_of(&key.0))),
                 ..bare(portal_id, key, version, events, status)
             }
         }
+        RecordOutcome::Thread(thread) => {
+            let (conversation, missing) =
+                conversations::assemble(*thread, &reading.messages, &events, &shared.actors);
+            problems.extend(missing);
+            let status = if problems.is_empty() {
+                EnrichmentStatus::Complete
+            } else {
+                EnrichmentStatus::Partial
+            };
+            EnrichedData {
+                conversation: Some(conversation),
+                ..bare(portal_id, key, version, events, status)
+            }
+        }
     };
     EnrichedEvent::new(EnrichedData {
+        object_schema,
         enrichment: Enrichment {
             fetched_at,
             problems,
@@ -127,6 +147,7 @@ fn bare(
         portal_id: portal_id.clone(),
         object_type: key.0.name().to_owned(),
         object_type_id: key.0.clone(),
+        object_schema: None,
         object_id: key.1.clone(),
         version,
         events,
@@ -134,6 +155,8 @@ fn bare(
         owners: BTreeMap::new(),
         associations: BTreeMap::new(),
         pipeline: None,
+        attachments: None,
+        conversation: None,
         tombstone: None,
         enrichment: Enrichment {
             status,
@@ -156,6 +179,22 @@ fn problem(
     }
 }
 
+/// Associations to a type that are not there, or not all.
+pub fn associations_problem(
+    to: &ObjectTypeId,
+    reason: ProblemReason,
+    missing_scopes: &[String],
+) -> EnrichmentProblem {
+    EnrichmentProblem {
+        object_type: Some(to.name().to_owned()),
+        ..problem(
+            EnrichmentPart::Associations,
+            reason,
+            missing_scopes.to_vec(),
+        )
+    }
+}
+
 /// What this record lacks because a shared part may not be read, or does not have it.
 fn shared_problems(
     object_type_id: &ObjectTypeId,
@@ -165,6 +204,7 @@ fn shared_problems(
     let owner_ids = owner_ids(record, object_type_id, shared);
     let wanted = [
         (EnrichmentPart::Definitions, true),
+        (EnrichmentPart::Schema, object_type_id.is_custom()),
         (EnrichmentPart::Owners, !owner_ids.is_empty()),
         (
             EnrichmentPart::Pipeline,

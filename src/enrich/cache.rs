@@ -6,6 +6,9 @@ use std::time::Duration;
 use crate::event::{EnrichmentPart, Millis, ObjectTypeId, Owner, OwnerId, ProblemReason};
 use crate::hubspot::call::PipelineDefinition;
 
+use super::attachments::Files;
+use super::conversations::Actors;
+use super::schemas::Schemas;
 use super::typed::Definitions;
 use super::window::Window;
 
@@ -27,6 +30,16 @@ pub const OWNERS_SINGLY_MAX: usize = 1_000;
 pub struct Problem {
     pub reason: ProblemReason,
     pub missing_scopes: Vec<String>,
+}
+
+impl Problem {
+    /// One that no scope would help against.
+    pub fn of(reason: ProblemReason) -> Self {
+        Self {
+            reason,
+            missing_scopes: Vec::new(),
+        }
+    }
 }
 
 /// A shared value, or that it may not be read.
@@ -93,6 +106,9 @@ pub struct Shared {
     pub definitions: BTreeMap<ObjectTypeId, Cached<Definitions>>,
     pub pipelines: BTreeMap<ObjectTypeId, Cached<Vec<PipelineDefinition>>>,
     pub owners: Owners,
+    pub schemas: Schemas,
+    pub files: Files,
+    pub actors: Actors,
 }
 
 impl Shared {
@@ -111,7 +127,12 @@ impl Shared {
             EnrichmentPart::Definitions => error(self.definitions.get(object_type_id)?),
             EnrichmentPart::Pipeline => error(self.pipelines.get(object_type_id)?),
             EnrichmentPart::Owners => error(&self.owners.list),
-            EnrichmentPart::Record | EnrichmentPart::Associations => None,
+            EnrichmentPart::Schema => self.schemas.problem(),
+            EnrichmentPart::Record
+            | EnrichmentPart::Associations
+            | EnrichmentPart::Attachments
+            | EnrichmentPart::Messages
+            | EnrichmentPart::Actors => None,
         }
     }
 }

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::event::{
-    AssociationLabel, EnrichedEvent, EnrichmentProblem, Erasure, Event, EventBody, EventId, Millis,
-    ObjectChange, ObjectEvent, ObjectId, ObjectTypeId, Tombstone,
+    AssociationLabel, Attachment, EnrichedEvent, EnrichmentProblem, Erasure, Event, EventBody,
+    EventId, Millis, ObjectChange, ObjectEvent, ObjectId, ObjectTypeId, Thread, Tombstone,
 };
 use crate::hubspot::call::RecordRead;
 
+use super::conversations::MessagesRead;
 use super::priority::{Place, Priority};
 
 /// What names a record within a portal.
@@ -49,6 +50,10 @@ pub struct Reading {
     pub completed_at: Option<Millis>,
     /// By the type at the other end.
     pub associations: BTreeMap<ObjectTypeId, AssociationsRead>,
+    /// What was read of the files attached to it, where that is asked for.
+    pub attachments: Option<Vec<Attachment>>,
+    /// What was read of a thread's messages.
+    pub messages: MessagesRead,
     /// How often the record was read again because what came was too old.
     pub rereads: u32,
     /// Whether it waits to be read again.
@@ -65,6 +70,7 @@ pub struct Reading {
 #[derive(Debug, PartialEq, Eq)]
 pub enum RecordOutcome {
     Found(RecordRead),
+    Thread(Box<Thread>),
     Missing,
     /// With the scopes that HubSpot says are missing.
     Forbidden(Vec<String>),
@@ -108,13 +114,14 @@ impl Lane {
 }
 
 impl Job {
-    /// Whether `event` may join this job, which has not begun.
-    pub fn takes(&self, event: &Event) -> bool {
-        self.events.len() < EnrichedEvent::EVENTS_MAX
-            && match &self.work {
-                Work::Read(_) => needs_read(event),
-                _ => false,
-            }
+    /// Whether another event that needs a read may join this job, which has not begun.
+    pub fn takes_another(&self) -> bool {
+        self.events.len() < EnrichedEvent::EVENTS_MAX && matches!(&self.work, Work::Read(_))
+    }
+
+    /// Whether it waits for the name of its type alone.
+    pub fn is_held(&self) -> bool {
+        matches!(self.work, Work::Tombstone(_) | Work::Plain)
     }
 
     /// Moves this job, which has not begun, into a tombstone for a deletion at `deleted_at`, if nothing
@@ -155,15 +162,16 @@ impl Job {
     }
 }
 
-/// Whether an event asks for its record to be read.
-pub fn needs_read(event: &Event) -> bool {
+/// Whether an event asks for its record to be read, or its thread, where threads are.
+pub fn needs_read(event: &Event, threads_are_read: impl FnOnce() -> bool) -> bool {
     match &event.body {
         EventBody::Object(object) => !matches!(
             object.change,
             ObjectChange::Deleted | ObjectChange::PrivacyDeleted
         ),
         EventBody::Association(_) => true,
-        EventBody::Conversation(_) | EventBody::Unknown(_) => false,
+        EventBody::Conversation(_) => threads_are_read(),
+        EventBody::Unknown(_) => false,
     }
 }
 

@@ -12,6 +12,7 @@
 //! - `portal`: the jobs of one portal, from events to messages; `portals`: all of them, while they are in use;
 //! - `batch_max`: how large a batch may be;
 //! - `request`, `cache`, `pool`, `fresh`, `assemble`, [`typed`]: reads, what is shared, and what comes of them;
+//! - `schemas`, `attachments`, `conversations`: what is special about custom objects, engagements and threads;
 //! - [`budget`], `health`, `priority`: whether a call may be sent, and whose goes first;
 //! - `admission`: which deliveries are taken up now, and which are set aside so that they hold up nobody;
 //! - `memory`, `changelog`, `window`: what is known of the past, how it outlives the engine, and its bounds.
@@ -21,9 +22,11 @@ pub mod typed;
 
 mod admission;
 mod assemble;
+mod attachments;
 mod batch_max;
 mod cache;
 mod changelog;
+mod conversations;
 mod effects;
 mod engine;
 mod fresh;
@@ -37,6 +40,7 @@ mod portals;
 mod priority;
 mod protocol;
 mod request;
+mod schemas;
 #[cfg(test)]
 mod tests;
 mod window;

@@ -2,17 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::EnrichConfig;
-use crate::event::ObjectTypeId;
+use crate::config::{AttachmentsConfig, EnrichConfig};
+use crate::event::{ObjectSchema, ObjectTypeId, StandardObjectType};
 
+use super::attachments::{ATTACHMENTS_PROPERTY, Reads};
 use super::typed::Definitions;
 
 /// The fetch plans of every object type.
 #[derive(Clone, Debug, Default)]
 pub struct Plans {
     by_type: BTreeMap<ObjectTypeId, Plan>,
+    engagements: Plan,
     otherwise: Plan,
 }
+
+/// What an engagement may be attached to, and is read with unless the configuration says otherwise: without it a call
+/// or a note is about nobody. Associations have a limit of their own, so that takes nothing from the reads of records.
+const ENGAGEMENT_ASSOCIATIONS: [&str; 4] = ["contact", "company", "deal", "ticket"];
 
 /// What to read of the records of one type.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +26,10 @@ pub struct Plan {
     properties: Selection,
     /// The types whose associations are read.
     pub associations: Vec<ObjectTypeId>,
+    /// What is read of the files attached to a record.
+    pub attachments: Option<Reads>,
+    /// Whether threads are read; of conversations alone.
+    pub thread: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,42 +42,76 @@ enum Selection {
 }
 
 impl Plans {
-    /// The plans that `[enrich.*]` asks for. A type without one is read with its useful properties and
-    /// no associations.
+    /// The plans that `[enrich.*]` asks for. A type without one is read with its useful properties, and without
+    /// associations unless it is an engagement.
     #[must_use]
     pub fn new(configured: &BTreeMap<String, EnrichConfig>) -> Self {
         let by_type = configured
             .iter()
-            .map(|(name, config)| (ObjectTypeId::from_name(name), Plan::new(config)))
+            .map(|(name, config)| {
+                let of = ObjectTypeId::from_name(name);
+                let plan = Plan::new(config, is_engagement(&of));
+                (of, plan)
+            })
             .collect();
         Self {
             by_type,
+            engagements: Plan::new(&EnrichConfig::default(), true),
             otherwise: Plan::default(),
         }
     }
 
-    /// The plan for `object_type_id`.
+    /// The plan for `object_type_id`. That of a custom object may go by its name: of several the id's comes first, then
+    /// that of the full name.
     #[must_use]
-    pub fn of(&self, object_type_id: &ObjectTypeId) -> &Plan {
-        self.by_type.get(object_type_id).unwrap_or(&self.otherwise)
+    pub fn of(&self, object_type_id: &ObjectTypeId, schema: Option<&ObjectSchema>) -> &Plan {
+        let by_name = |name: String| self.by_type.get(&ObjectTypeId::from_name(&name));
+        let by_id = self.by_type.get(object_type_id);
+        by_id
+            .or_else(|| schema?.names().find_map(by_name))
+            .unwrap_or(if is_engagement(object_type_id) {
+                &self.engagements
+            } else {
+                &self.otherwise
+            })
     }
 }
 
+fn is_engagement(object_type_id: &ObjectTypeId) -> bool {
+    let standard = object_type_id.standard();
+    standard.is_some_and(StandardObjectType::is_engagement)
+}
+
 impl Plan {
-    fn new(config: &EnrichConfig) -> Self {
+    fn new(config: &EnrichConfig, is_engagement: bool) -> Self {
         let properties = match config.properties.as_deref() {
             None => Selection::Useful,
             Some([all]) if all == "*" => Selection::All,
             Some(names) => Selection::Named(names.to_vec()),
         };
-        let associations: BTreeSet<_> = config
-            .associations
-            .iter()
-            .map(|name| ObjectTypeId::from_name(name))
-            .collect();
+        let by_default: &[&str] = if is_engagement {
+            &ENGAGEMENT_ASSOCIATIONS
+        } else {
+            &[]
+        };
+        let associations: BTreeSet<_> = match &config.associations {
+            Some(names) => names
+                .iter()
+                .map(|name| ObjectTypeId::from_name(name))
+                .collect(),
+            None => by_default
+                .iter()
+                .map(|name| ObjectTypeId::from_name(name))
+                .collect(),
+        };
         Self {
             properties,
             associations: associations.into_iter().collect(),
+            attachments: config.attachments.map(|attachments| match attachments {
+                AttachmentsConfig::Metadata => Reads::Metadata,
+                AttachmentsConfig::SignedUrls => Reads::SignedUrls,
+            }),
+            thread: config.thread,
         }
     }
 
@@ -84,6 +128,7 @@ impl Plan {
         names.extend(OWNER_PROPERTIES);
         let (pipeline, stage) = pipeline_properties(object_type_id);
         names.extend([pipeline, stage]);
+        names.extend(self.attachments.map(|_| ATTACHMENTS_PROPERTY));
         match (&self.properties, definitions) {
             (Selection::Named(named), _) => names.extend(named.iter().map(String::as_str)),
             (_, None) => {}

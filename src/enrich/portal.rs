@@ -23,8 +23,10 @@ use super::request::{Group, Request};
 
 mod answers;
 mod calls;
+mod conversations;
 mod events;
 mod messages;
+mod schemas;
 
 /// One portal.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! A call under way, with the jobs that wait for it.
 
-use crate::event::{ObjectId, ObjectTypeId, OwnerId};
+use crate::event::{CONVERSATION, ObjectId, ObjectTypeId, OwnerId};
 use crate::hubspot::call::{AssociationInput, Call, LimitClass};
 
 use super::batch_max::{BatchKind, SplitId};
@@ -42,6 +42,22 @@ pub enum Request {
     },
     /// An owner who is not on the list.
     Owner { id: OwnerId, archived: bool },
+    /// The custom objects of the portal.
+    Schemas,
+    /// What a file is.
+    File(String),
+    /// A URL to fetch a file by.
+    SignFile(String),
+    /// A thread.
+    Thread { id: ObjectId, job: JobId },
+    /// A message of a thread.
+    Message {
+        thread_id: ObjectId,
+        id: String,
+        job: JobId,
+    },
+    /// Who acts in threads.
+    Actors(Vec<String>),
 }
 
 /// Requests that can travel together.
@@ -75,11 +91,36 @@ impl Request {
     pub fn is_shared(&self) -> bool {
         matches!(
             self,
-            Self::Definitions(_) | Self::Pipelines(_) | Self::OwnerPage { .. } | Self::Owner { .. }
+            Self::Definitions(_)
+                | Self::Pipelines(_)
+                | Self::OwnerPage { .. }
+                | Self::Owner { .. }
+                | Self::Schemas
+                | Self::File(_)
+                | Self::SignFile(_)
+                | Self::Actors(_)
         )
     }
 
-    /// The records it asks for, each with its job; `None` when it asks for something else.
+    /// The scope that HubSpot's documentation names for it, for when HubSpot forbids it and does not say.
+    pub fn documented_scope(&self) -> Option<&'static str> {
+        let of = match self {
+            Self::Records { object_type_id, .. } | Self::Single { object_type_id, .. } => {
+                object_type_id
+            }
+            Self::Associations { to, .. } => to,
+            Self::Definitions(of) | Self::Pipelines(of) => of,
+            Self::OwnerPage { .. } | Self::Owner { .. } => return Some("crm.objects.owners.read"),
+            Self::Schemas => return Some("crm.schemas.custom.read"),
+            Self::File(_) | Self::SignFile(_) => return Some("files"),
+            Self::Thread { .. } | Self::Message { .. } | Self::Actors(_) => {
+                return Some("conversations.read");
+            }
+        };
+        of.read_scopes().first().copied()
+    }
+
+    /// The records and threads it asks for, each with its job; `None` when it asks for something else.
     pub fn records(&self) -> Option<Vec<(Key, JobId)>> {
         match self {
             Self::Records {
@@ -96,6 +137,7 @@ impl Request {
                 id,
                 job,
             } => Some(vec![((object_type_id.clone(), id.clone()), *job)]),
+            Self::Thread { id, job } => Some(vec![(thread_key(id), *job)]),
             _ => None,
         }
     }
@@ -131,6 +173,9 @@ impl Request {
             ) if inputs.len() > 1 => {
                 *rest = inputs.split_off(inputs.len() / 2);
                 (*one, *other) = (Some(id), Some(id));
+            }
+            (Self::Actors(ids), Self::Actors(rest)) if ids.len() > 1 => {
+                *rest = ids.split_off(ids.len() / 2);
             }
             _ => return None,
         }
@@ -186,6 +231,17 @@ impl Request {
             Self::Pipelines(object_type_id) => Call::ListPipelines { object_type_id },
             Self::OwnerPage { archived, after } => Call::ListOwners { archived, after },
             Self::Owner { id, archived } => Call::ReadOwner { id, archived },
+            Self::Schemas => Call::ListSchemas,
+            Self::File(id) => Call::ReadFile { id },
+            Self::SignFile(id) => Call::SignFile { id },
+            Self::Thread { id, .. } => Call::ReadThread { id },
+            Self::Message { thread_id, id, .. } => Call::ReadMessage { thread_id, id },
+            Self::Actors(ids) => Call::ReadActors { ids },
         }
     }
+}
+
+/// What names a thread among records.
+pub fn thread_key(id: &ObjectId) -> Key {
+    (ObjectTypeId::from_name(CONVERSATION), id.clone())
 }

@@ -18,6 +18,7 @@ mod idle;
 mod isolation;
 mod merges;
 mod shortage;
+mod types;
 
 /// As many deliveries are unsettled at once, of each queue.
 const WINDOW: usize = 200;
@@ -30,6 +31,7 @@ fn at(ms: i64) -> Millis {
 
 /// What HubSpot holds and how it behaves.
 struct Model {
+    held: types::Held,
     records: BTreeMap<String, RecordRead>,
     merged: BTreeMap<String, String>,
     associated: BTreeMap<String, Vec<String>>,
@@ -88,7 +90,8 @@ impl World {
             "contact",
             EnrichConfig {
                 properties: Some(vec!["*".into()]),
-                associations: vec!["company".into()],
+                associations: Some(vec!["company".into()]),
+                ..EnrichConfig::default()
             },
         )])
     }
@@ -101,6 +104,7 @@ impl World {
         Self {
             engine: Engine::new(Plans::new(&config), 7),
             model: Model {
+                held: types::Held::default(),
                 records: BTreeMap::new(),
                 merged: BTreeMap::new(),
                 associated: BTreeMap::new(),
@@ -386,6 +390,9 @@ impl Model {
             status: 400,
             category: None,
         };
+        if let Some(answer) = self.held.answer(call, now) {
+            return Ok(answer);
+        }
         Ok(match call {
             Call::ReadRecords { ids, .. } => {
                 assert!(ids.len() <= READ_RECORDS_MAX);
@@ -445,6 +452,7 @@ impl Model {
                 definition("second_owner", "enumeration", Some("OWNER")),
             ]),
             Call::ListPipelines { .. } => Answer::Pipelines(Vec::new()),
+            other => panic!("nothing is held for {other:?}"),
         })
     }
 
@@ -578,7 +586,7 @@ fn lean_world(max: u32) -> World {
         "contact",
         EnrichConfig {
             properties: Some(vec!["*".into()]),
-            associations: Vec::new(),
+            ..EnrichConfig::default()
         },
     )]);
     world.model.max = max;

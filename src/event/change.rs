@@ -207,7 +207,7 @@ pub struct UnknownEvent {
 }
 
 /// The type name under which threads stand in subjects and routing keys.
-const CONVERSATION: &str = "conversation";
+pub const CONVERSATION: &str = "conversation";
 /// The type name under which events stand that name no record.
 const UNKNOWN: &str = "unknown";
 
@@ -274,6 +274,12 @@ impl Event {
     /// of the changed property or the type at the other end of the edge.
     #[must_use]
     pub fn routing_key(&self) -> RoutingKey {
+        self.routing_key_as(self.subject().object_type_id.name())
+    }
+
+    /// The same, with another name for the type of its subject.
+    #[must_use]
+    pub fn routing_key_as(&self, object_type: &str) -> RoutingKey {
         let detail = match &self.body {
             EventBody::Object(ObjectEvent {
                 change: ObjectChange::PropertyChanged { property_name, .. },
@@ -286,11 +292,6 @@ impl Event {
             EventBody::Association(edge) => Some(edge.to_object_type_id.name()),
             _ => None,
         };
-        RoutingKey::new(
-            &self.portal_id,
-            self.subject().object_type_id.name(),
-            self.kind(),
-            detail,
-        )
+        RoutingKey::new(&self.portal_id, object_type, self.kind(), detail)
     }
 }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::value::RawValue;
 
 use super::{
-    Event, EventId, IdentityHasher, Millis, ObjectId, ObjectTypeId, OwnerId, PortalId, RoutingKey,
-    Version,
+    Attachment, Conversation, Event, EventId, IdentityHasher, Millis, ObjectId, ObjectSchema,
+    ObjectTypeId, OwnerId, PortalId, RoutingKey, Version,
 };
 
 /// The content type of an encoded [`EnrichedEvent`]: CloudEvents' structured JSON.
@@ -44,6 +44,9 @@ pub struct EnrichedData {
     pub object_type: String,
     /// The type's id.
     pub object_type_id: ObjectTypeId,
+    /// What the portal calls a type of its own; absent for HubSpot's types, and when its schemas may not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_schema: Option<ObjectSchema>,
     /// The record, unique within portal and type.
     pub object_id: ObjectId,
     /// Which of two states of this record is newer: compare as text.
@@ -55,12 +58,18 @@ pub struct EnrichedData {
     /// Owners by the property that names them (`hubspot_owner_id`).
     #[serde(default)]
     pub owners: BTreeMap<String, Owner>,
-    /// Associated records by the readable name of their type. A type that was asked for and has none is
-    /// an empty list.
+    /// Associated records by the readable name of their type; a custom type goes by the name that the configuration has
+    /// for it. A type that was asked for and has none is an empty list.
     #[serde(default)]
     pub associations: BTreeMap<String, Vec<Association>>,
     /// The pipeline and stage the record stands in, for types that have pipelines.
     pub pipeline: Option<Pipeline>,
+    /// The files attached to the record, in its order; absent unless they are asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachments: Option<Vec<Attachment>>,
+    /// The thread of a conversation; absent unless threads are asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<Conversation>,
     /// Set when the record is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tombstone: Option<Tombstone>,
@@ -226,7 +235,7 @@ pub enum EnrichmentStatus {
     Missing,
     /// We may not read the record; `problems` names the scope.
     Forbidden,
-    /// Nothing to read: a tombstone, a conversation, an unknown event.
+    /// Nothing to read: a tombstone, an unknown event, a conversation unless threads are asked for.
     NotRead,
 }
 
@@ -255,7 +264,8 @@ pub struct EnrichmentProblem {
     /// The type at the other end, for [`EnrichmentPart::Associations`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_type: Option<String>,
-    /// The scopes HubSpot says the token lacks, for [`ProblemReason::Forbidden`].
+    /// The scopes the token lacks, for [`ProblemReason::Forbidden`]: as HubSpot says, or else the one that its
+    /// documentation names for the part.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing_scopes: Vec<String>,
 }
@@ -274,6 +284,14 @@ pub enum EnrichmentPart {
     Owners,
     /// Pipelines and stages.
     Pipeline,
+    /// The schema of a custom object.
+    Schema,
+    /// Attached files.
+    Attachments,
+    /// Messages of a thread.
+    Messages,
+    /// Who wrote them.
+    Actors,
 }
 
 /// Why a part is missing.
@@ -328,14 +346,23 @@ impl EnrichedEvent {
         }
     }
 
-    /// The routing keys of its events, each once, in order.
+    /// The routing keys of its events, each once, in order. Those of a custom object have its names in place of its id
+    /// too, in full and as `p_<name>`, so that one pattern fits every portal.
     #[must_use]
     pub fn routing_keys(&self) -> Vec<RoutingKey> {
+        let names: Vec<String> = self
+            .data
+            .object_schema
+            .iter()
+            .flat_map(ObjectSchema::names)
+            .collect();
         let mut keys: Vec<RoutingKey> = Vec::new();
         for event in &self.data.events {
-            let key = event.routing_key();
-            if !keys.contains(&key) {
-                keys.push(key);
+            let by_name = names.iter().map(|name| event.routing_key_as(name));
+            for key in std::iter::once(event.routing_key()).chain(by_name) {
+                if !keys.contains(&key) {
+                    keys.push(key);
+                }
             }
         }
         keys

@@ -9,23 +9,28 @@
 //! - [`DeadLetter`]: what could not go on, and why;
 //! - [`Erasure`]: a record that was deleted for privacy, and what of a dead letter is about it.
 
+mod attachment;
 mod batch;
 mod change;
+mod conversation;
 mod dead_letter;
 mod enriched;
 mod erasure;
 mod identity;
 mod ids;
+mod object_schema;
 mod object_type;
 mod routing_key;
 mod time;
 mod version;
 
+pub use attachment::{Attachment, SignedUrl};
 pub use batch::{BATCH_CONTENT_TYPE, Batch, BatchError};
 pub use change::{
-    AssociationChange, AssociationEvent, ConversationChange, ConversationEvent, Event, EventBody,
-    ObjectChange, ObjectEvent, UnknownEvent,
+    AssociationChange, AssociationEvent, CONVERSATION, ConversationChange, ConversationEvent,
+    Event, EventBody, ObjectChange, ObjectEvent, UnknownEvent,
 };
+pub use conversation::{Actor, Conversation, Correspondent, Thread, ThreadMessage};
 pub use dead_letter::{
     DEAD_LETTER_CONTENT_TYPE, DEAD_LETTER_KIND, DeadLetter, DeadLetterReason, Part, RawContent,
     Stage,
@@ -38,7 +43,8 @@ pub use enriched::{
 pub use erasure::{ERASURE_CONTENT_TYPE, ERASURE_KIND, Erased, Erasure, Searched};
 pub use identity::{EventId, IdentityHasher};
 pub use ids::{AppId, ObjectId, OwnerId, PortalId, RecordDigest, RecordKey, SubscriptionId};
-pub use object_type::{ObjectTypeId, STANDARD_OBJECT_TYPES, StandardObjectType};
+pub use object_schema::{ObjectSchema, SchemaLabels};
+pub use object_type::{CustomName, ObjectTypeId, STANDARD_OBJECT_TYPES, StandardObjectType};
 pub use routing_key::{KeyPattern, KeyPatternError, RoutingKey};
 pub use time::Millis;
 pub use version::Version;

@@ -59,6 +59,9 @@ pub(super) fn enriched(events: Vec<Event>) -> EnrichedEvent {
         owners: BTreeMap::new(),
         associations: BTreeMap::new(),
         pipeline: None,
+        object_schema: None,
+        attachments: None,
+        conversation: None,
         tombstone: None,
         enrichment: Enrichment {
             status: EnrichmentStatus::Missing,

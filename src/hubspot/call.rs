@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::event::{AssociationLabel, Millis, ObjectId, ObjectTypeId, Owner, OwnerId};
+use crate::event::{
+    Actor, AssociationLabel, Attachment, Millis, ObjectId, ObjectSchema, ObjectTypeId, Owner,
+    OwnerId, SignedUrl, Thread, ThreadMessage,
+};
 
 /// The most records one [`Call::ReadRecords`] may name.
 pub const READ_RECORDS_MAX: usize = 100;
@@ -13,7 +16,10 @@ pub const READ_RECORDS_WITH_HISTORY_MAX: usize = 50;
 /// The most records one [`Call::ReadAssociations`] may name.
 pub const READ_ASSOCIATIONS_MAX: usize = 1_000;
 
-/// One request to HubSpot's CRM API, on behalf of one portal.
+/// The most actors one [`Call::ReadActors`] may name. HubSpot documents no limit; this is that of its other batches.
+pub const READ_ACTORS_MAX: usize = 100;
+
+/// One request to HubSpot's API, on behalf of one portal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Call {
     /// `POST …/{type}/batch/read`: up to [`READ_RECORDS_MAX`] records of one type.
@@ -73,6 +79,35 @@ pub enum Call {
         /// The type.
         object_type_id: ObjectTypeId,
     },
+    /// `GET …/schemas`: all custom objects of the portal.
+    ListSchemas,
+    /// `GET …/files/{id}`: what a file is.
+    ReadFile {
+        /// Which one.
+        id: String,
+    },
+    /// `GET …/files/{id}/signed-url`: a URL by which a private file can be fetched for a while, as long as HubSpot chooses.
+    SignFile {
+        /// Which one.
+        id: String,
+    },
+    /// `GET …/threads/{id}`: a thread of the conversations inbox.
+    ReadThread {
+        /// Which one.
+        id: ObjectId,
+    },
+    /// `GET …/threads/{id}/messages/{id}`.
+    ReadMessage {
+        /// The thread.
+        thread_id: ObjectId,
+        /// The message.
+        id: String,
+    },
+    /// `POST …/actors/batch/read`: who acts in threads.
+    ReadActors {
+        /// Which ones, each once; at most [`READ_ACTORS_MAX`].
+        ids: Vec<String>,
+    },
 }
 
 /// One record of a [`Call::ReadAssociations`].
@@ -114,6 +149,12 @@ impl Call {
             Self::ReadOwner { .. } => "owner",
             Self::ListProperties { .. } => "properties",
             Self::ListPipelines { .. } => "pipelines",
+            Self::ListSchemas => "schemas",
+            Self::ReadFile { .. } => "file",
+            Self::SignFile { .. } => "file_signed_url",
+            Self::ReadThread { .. } => "conversation_thread",
+            Self::ReadMessage { .. } => "conversation_message",
+            Self::ReadActors { .. } => "conversation_actors",
         }
     }
 }
@@ -160,6 +201,23 @@ pub enum Answer {
     Properties(Vec<PropertyDefinition>),
     /// To [`Call::ListPipelines`].
     Pipelines(Vec<PipelineDefinition>),
+    /// To [`Call::ListSchemas`]: by the type's id.
+    Schemas(BTreeMap<ObjectTypeId, ObjectSchema>),
+    /// To [`Call::ReadFile`]: `None` when there is no such file.
+    File(Option<Box<Attachment>>),
+    /// To [`Call::SignFile`]: `None` when there is no such file.
+    SignedUrl(Option<SignedUrl>),
+    /// To [`Call::ReadThread`]: `None` when there is no such thread.
+    Thread {
+        /// The thread.
+        thread: Option<Box<Thread>>,
+        /// The reply's `Date` header, since this reply has no `completedAt`.
+        completed_at: Millis,
+    },
+    /// To [`Call::ReadMessage`]: `None` when the thread has no such message.
+    Message(Option<Box<ThreadMessage>>),
+    /// To [`Call::ReadActors`]: those that HubSpot knows.
+    Actors(Vec<Actor>),
 }
 
 /// A record as HubSpot holds it: every value a string, or absent.

@@ -11,6 +11,10 @@
 //! | `PUT /simulator/portals/{p}/limits`, `/missing-scopes`, `/revoked` | [`Limits`], a list, a boolean | 204 |
 //! | `GET /simulator/portals/{p}/counters`, `/acknowledged`, `/dropped` | | as named |
 //! | `POST /simulator/portals/{p}/test-button` | `"object.creation"` | 204 |
+//! | `POST /simulator/portals/{p}/files` | `{"name", "extension", "access", "size"}` | `{"id"}` |
+//! | `POST /simulator/portals/{p}/threads` | `{"contact", "ticket"}` | `{"id"}` |
+//! | `POST /simulator/portals/{p}/threads/{id}/messages` | a text | `{"id"}` |
+//! | `POST /simulator/portals/{p}/threads/{id}/close`, `/archive`, `/erase` | | 204 |
 //! | `GET /simulator/portals/{p}/{type}` | | ids |
 //! | `POST /simulator/portals/{p}/{type}` | `{"properties", "change_source", "source_id"}` | `{"id"}` |
 //! | `POST /simulator/portals/{p}/{type}/import` | a count | ids |
@@ -56,6 +60,13 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
                 web::get().to(read_back),
             )
             .route("/test-button", web::post().to(test_button))
+            .route("/files", web::post().to(add_file))
+            .route("/threads", web::post().to(begin_thread))
+            .route("/threads/{id}/messages", web::post().to(say))
+            .route(
+                "/threads/{id}/{what:close|archive|erase}",
+                web::post().to(end_thread),
+            )
             .route("/{object_type}", web::get().to(ids))
             .route("/{object_type}", web::post().to(create))
             .route("/{object_type}/import", web::post().to(import))
@@ -103,6 +114,20 @@ struct ChangeBody {
 struct MergeBody {
     primary: u64,
     other: u64,
+}
+
+#[derive(Deserialize)]
+struct FileBody {
+    name: String,
+    extension: String,
+    access: String,
+    size: u64,
+}
+
+#[derive(Deserialize)]
+struct ThreadBody {
+    contact: Option<u64>,
+    ticket: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -168,6 +193,45 @@ async fn test_button(shared: Data<Shared>, portal: Path<u64>, body: Bytes) -> Ht
         Ok(no_content())
     };
     finish(press())
+}
+
+async fn add_file(shared: Data<Shared>, portal: Path<u64>, body: Bytes) -> HttpResponse {
+    let add = || -> Answer {
+        let file: FileBody = parse(&body)?;
+        let name = (file.name.as_str(), file.extension.as_str());
+        let id = control(&shared).add_file(*portal, name, &file.access, file.size)?;
+        Ok(HttpResponse::Created().json(json!({"id": id})))
+    };
+    finish(add())
+}
+
+async fn begin_thread(shared: Data<Shared>, portal: Path<u64>, body: Bytes) -> HttpResponse {
+    let begin = || -> Answer {
+        let thread: ThreadBody = parse(&body)?;
+        let id = control(&shared).begin_thread(*portal, thread.contact, thread.ticket)?;
+        Ok(HttpResponse::Created().json(json!({"id": id})))
+    };
+    finish(begin())
+}
+
+async fn say(shared: Data<Shared>, path: Path<(u64, u64)>, body: Bytes) -> HttpResponse {
+    let say = || -> Answer {
+        let text: String = parse(&body)?;
+        let id = control(&shared).say(path.0, path.1, &text)?;
+        Ok(HttpResponse::Created().json(json!({"id": id})))
+    };
+    finish(say())
+}
+
+async fn end_thread(shared: Data<Shared>, path: Path<(u64, u64, String)>) -> HttpResponse {
+    let (portal, thread, what) = path.into_inner();
+    let control = control(&shared);
+    let done = match what.as_str() {
+        "close" => control.close_thread(portal, thread),
+        "archive" => control.archive_thread(portal, thread),
+        _ => control.erase_thread(portal, thread),
+    };
+    finish(done.map(|()| no_content()).map_err(Refusal::from))
 }
 
 async fn ids(shared: Data<Shared>, path: Path<(u64, String)>) -> HttpResponse {

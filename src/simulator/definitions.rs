@@ -209,8 +209,18 @@ fn own(object_type: TypeId) -> &'static str {
         types::COMMUNICATION => COMMUNICATIONS,
         types::POSTAL_MAIL => POSTAL_MAIL,
         CAR => CARS,
-        other => unreachable!("object type {other} is not in the table"),
+        other => others(other),
     }
+}
+
+/// The lines of a type that has few.
+fn others(object_type: TypeId) -> &'static str {
+    let plural = types::of(object_type).plural;
+    let own = OTHERS.lines().filter_map(|line| line.split_once(' '));
+    let own = own.filter(|(of, _)| *of == plural);
+    let lines: String = own.map(|(_, line)| format!("{line}\n")).collect();
+    assert!(!lines.is_empty(), "{plural} has no definitions");
+    lines.leak()
 }
 
 /// What every type has. Flags: `c` calculated or set by HubSpot, `h` hidden, `u` unique, `m` the portal's own, `s` sensitive,
@@ -229,6 +239,8 @@ const MEETINGS: &str = include_str!("definitions/meetings.txt");
 const TASKS: &str = include_str!("definitions/tasks.txt");
 const COMMUNICATIONS: &str = "hs_communication_body string textarea -\nhs_communication_channel_type enumeration select - LINKEDIN_MESSAGE=LinkedIn Message;SMS=SMS;WHATS_APP=WhatsApp\nhs_communication_logged_from enumeration select - CRM=CRM\n";
 const POSTAL_MAIL: &str = "hs_postal_mail_body string html -\n";
+/// Types with few properties, each line begun by the type.
+const OTHERS: &str = include_str!("definitions/others.txt");
 const CARS: &str = "plate string text um\nmodel string text m\nyear number number m\nelectric bool booleancheckbox m true=Yes;false=No\nservice_owner enumeration select mo\ncondition enumeration select m new=New;used=Used\n";
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::change::Fact;
 use super::definitions;
+use super::inbox::ThreadFact;
 use super::options::WebhookOptions;
 use super::random::Random;
 use super::record::Source;
@@ -59,6 +60,34 @@ pub(crate) fn of_test_button(context: &Context<'_>, subscription_type: &str) -> 
     body.insert("changeFlag".to_owned(), json!("NEW"));
     body.insert("changeSource".to_owned(), json!("CRM"));
     body
+}
+
+/// The notification of a change of a thread, which has neither `changeSource` nor `sourceId`.
+pub(crate) fn of_thread(
+    thread: u64,
+    fact: &ThreadFact,
+    context: &Context<'_>,
+    random: &mut Random,
+) -> Option<Map<String, Value>> {
+    let (kind, more) = match fact {
+        ThreadFact::Creation => ("creation", json!({"changeFlag": "CREATED"})),
+        ThreadFact::Deletion => ("deletion", json!({"changeFlag": "DELETED"})),
+        ThreadFact::PrivacyDeletion => ("privacyDeletion", json!({})),
+        ThreadFact::NewMessage { id } => (
+            "newMessage",
+            json!({"messageId": id, "messageType": "MESSAGE", "changeFlag": "NEW_MESSAGE"}),
+        ),
+        ThreadFact::PropertyChange { name, value } => (
+            "propertyChange",
+            json!({"propertyName": name, "propertyValue": value}),
+        ),
+    };
+    let kind = format!("conversation.{kind}");
+    let subscription = context.webhook.subscriptions.matching(&kind, "", None)?;
+    let mut body = head(context, &kind, random.next_u32(), &subscription);
+    body.insert("objectId".to_owned(), json!(thread));
+    body.extend(more.as_object().cloned().unwrap_or_default());
+    Some(body)
 }
 
 fn notification(

@@ -276,14 +276,24 @@ const CLASSIC: [&str; 6] = [
     "product",
 ];
 
+/// Changes of threads.
+const CONVERSATION: [&str; 5] = [
+    "creation",
+    "deletion",
+    "privacyDeletion",
+    "newMessage",
+    "propertyChange",
+];
+
 impl Subscriptions {
-    /// `object.*` for all types, and `contact.privacyDeletion`.
+    /// `object.*` for all types, `contact.privacyDeletion`, and `conversation.*`.
     #[must_use]
     pub fn generic() -> Self {
         let object = KINDS.iter().map(|kind| format!("object.{kind}"));
         Self(
             object
                 .chain(["contact.privacyDeletion".to_owned()])
+                .chain(CONVERSATION.map(|kind| format!("conversation.{kind}")))
                 .collect(),
         )
     }

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::change::{Applied, Change, ChangeError, Fact};
+use super::inbox::ThreadFact;
 use super::limits::Meter;
 use super::notification::{self, Context};
 use super::oauth::Installation;
@@ -177,6 +178,34 @@ impl Shared {
             data.outbox.add(body, self.uptime(), &dials, &mut data.dice);
         }
         portal.wake.notify_one();
+    }
+
+    /// Begins a thread, or changes one; its id, and what that made. `None` when there is no such thread.
+    pub(crate) fn talk(
+        &self,
+        portal: &Portal,
+        act: impl FnOnce(&mut State, Millis) -> Option<(u64, ThreadFact)>,
+    ) -> Option<(u64, ThreadFact)> {
+        let data = &mut *portal.lock();
+        let now = Millis::now();
+        let (thread, fact) = act(&mut data.state, now)?;
+        let (webhook, dials) = self.webhook();
+        let source = Source {
+            kind: "CONVERSATIONS".to_owned(),
+            id: None,
+        };
+        let context = Context {
+            webhook: &webhook,
+            portal_id: portal.id,
+            occurred_at: now,
+            source: &source,
+        };
+        let body = notification::of_thread(thread, &fact, &context, &mut data.dice);
+        if let Some(body) = body {
+            data.outbox.add(body, self.uptime(), &dials, &mut data.dice);
+        }
+        portal.wake.notify_one();
+        Some((thread, fact))
     }
 
     /// Presses the Test button.

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::change::{Change, EdgeTypes, Key};
+use super::definitions;
+use super::files::File;
+use super::inbox::ThreadChange;
 use super::record::Source;
 use super::state::{Owner, State};
 use super::types::{
-    CALL, CAR, COMMUNICATION, COMPANY, CONTACT, Category, DEAL, EMAIL, LINE_ITEM, MEETING, NOTE,
-    POSTAL_MAIL, PRODUCT, TASK, TICKET, TypeId,
+    self, CALL, CAR, COMMUNICATION, COMPANY, CONTACT, Category, DEAL, EMAIL, LINE_ITEM, MEETING,
+    NOTE, POSTAL_MAIL, PRODUCT, TASK, TICKET, TypeId,
 };
 use super::words;
 use crate::event::Millis;
@@ -16,6 +19,7 @@ use crate::event::Millis;
 /// How long before the start the seeded data was made.
 const AGE_MS: i64 = 30 * 86_400_000;
 const OWNERS_ACTIVE: usize = 6;
+const ACTIVITIES: [TypeId; 7] = [NOTE, CALL, EMAIL, MEETING, TASK, COMMUNICATION, POSTAL_MAIL];
 
 /// Owners, and records in proportion to `contacts`; with no contacts only the owners.
 pub(crate) fn fill(state: &mut State, contacts: usize, now: Millis) {
@@ -33,6 +37,12 @@ pub(crate) fn properties(
     serial: usize,
 ) -> BTreeMap<String, String> {
     let owner = owner(state);
+    let attached: Vec<String> = match object_type {
+        NOTE => [("offer", "pdf"), ("photo", "png")]
+            .map(|(name, extension)| attach(state, format!("{name}-{serial}"), extension))
+            .to_vec(),
+        _ => Vec::new(),
+    };
     let random = &mut state.random;
     let (first, last) = (
         *random.pick(&words::FIRST_NAMES),
@@ -109,14 +119,7 @@ pub(crate) fn properties(
         ],
         NOTE => vec![
             ("hs_note_body", "<p>Called back.</p>".into()),
-            (
-                "hs_attachment_ids",
-                format!(
-                    "{};{}",
-                    24_332_474_034_u64 + serial as u64,
-                    24_332_474_044_u64 + serial as u64
-                ),
-            ),
+            ("hs_attachment_ids", attached.join(";")),
         ],
         CALL => vec![
             ("hs_call_title", "Follow-up".into()),
@@ -146,12 +149,43 @@ pub(crate) fn properties(
             ("model", "Hatchback".into()),
             ("year", (2000 + random.below(26)).to_string()),
         ],
-        other => unreachable!("object type {other} is not in the table"),
+        other => others(other, serial),
     };
     let values = values.into_iter().chain([("hubspot_owner_id", owner)]);
     values
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
+}
+
+/// A new private file's id.
+fn attach(state: &mut State, name: String, extension: &str) -> String {
+    let created_at = state.created_at;
+    let file = File {
+        name,
+        extension: extension.to_owned(),
+        access: "PRIVATE".to_owned(),
+        size: 20_480 + u64::from(state.random.next_u32() % 900_000),
+        created_at,
+    };
+    state.files.add(file).to_string()
+}
+
+/// A text, and a number or time, where the type has them.
+fn others(object_type: TypeId, serial: usize) -> Vec<(&'static str, String)> {
+    let name = types::of(object_type).singular;
+    let own = definitions::of(object_type).values();
+    let own = own.filter(|one| one.name.starts_with("hs_") && !one.calculated && !one.hidden);
+    own.filter_map(|one| {
+        let value = match one.value_type {
+            "string" if one.name != "hs_attachment_ids" => format!("{name} {serial}"),
+            "number" => serial.to_string(),
+            "datetime" if one.name != "hs_timestamp" => "2026-11-23T09:00:00.000Z".to_owned(),
+            "enumeration" => one.options.first()?.0.to_owned(),
+            _ => return None,
+        };
+        Some((one.name, value))
+    })
+    .collect()
 }
 
 /// An active owner's id.
@@ -183,10 +217,26 @@ impl Seeder<'_> {
         self.link(&tickets, &people, 0);
         self.link(&deals, &items, 0);
         self.link(&cars, &people, 0);
-        for activity in [NOTE, CALL, EMAIL, MEETING, TASK, COMMUNICATION, POSTAL_MAIL] {
+        for other in types::OBJECT_TYPES.iter().map(|known| known.id) {
+            if self.state.of_type(other, 0).next().is_none() && !ACTIVITIES.contains(&other) {
+                self.many(other, contacts.div_ceil(20));
+            }
+        }
+        for activity in ACTIVITIES {
             let activities = self.many(activity, contacts.div_ceil(10));
             self.link(&activities, &people, 0);
         }
+        for person in people.iter().step_by(20) {
+            self.talk(*person, tickets.first().copied());
+        }
+    }
+
+    /// A thread with a message of a contact's.
+    fn talk(&mut self, person: Key, ticket: Option<Key>) {
+        let (inbox, ticket) = (&mut self.state.inbox, ticket.map(|ticket| ticket.1));
+        let thread = inbox.begin(Some(person.1), ticket, self.now);
+        let text = "Where is my order?".to_owned();
+        inbox.change(thread, ThreadChange::Say { text }, self.now);
     }
 
     fn many(&mut self, object_type: TypeId, count: usize) -> Vec<Key> {
@@ -297,7 +347,6 @@ fn owners(state: &mut State, now: Millis) -> Vec<Owner> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::types;
     use super::*;
 
     fn seeded(seed: u64) -> State {

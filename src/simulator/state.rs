@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use super::change::{Applied, Change, ChangeError, EdgeTypes, Fact, Key};
 use super::edges::Edges;
+use super::files::Files;
+use super::inbox::Inbox;
 use super::merge;
 use super::random::Random;
 use super::record::{Record, Source, Value};
@@ -35,6 +37,8 @@ pub(crate) struct State {
     pub(crate) portal_id: u64,
     pub(crate) created_at: Millis,
     pub(crate) owners: Vec<Owner>,
+    pub(crate) files: Files,
+    pub(crate) inbox: Inbox,
     records: BTreeMap<Key, Record>,
     unique: UniqueValues,
     merged: BTreeMap<Key, u64>,
@@ -51,6 +55,8 @@ impl State {
             portal_id,
             created_at: now,
             owners: Vec::new(),
+            files: Files::default(),
+            inbox: Inbox::default(),
             records: BTreeMap::new(),
             unique: UniqueValues::default(),
             merged: BTreeMap::new(),

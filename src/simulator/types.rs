@@ -61,37 +61,49 @@ const fn object_type(
 }
 
 const CONTACTS_READ: &str = "crm.objects.contacts.read";
+const LINE_ITEMS_READ: &str = "crm.objects.line_items.read";
 
-/// Every type the simulator holds.
-pub(crate) static OBJECT_TYPES: [ObjectType; 14] = [
+/// Every type the simulator holds. HubSpot publishes no id of contracts, of the partner objects and of quote templates:
+/// those are the simulator's own. Deal splits are left out, since HubSpot documents neither a read by their own id nor
+/// notifications of them.
+#[rustfmt::skip]
+pub(crate) static OBJECT_TYPES: [ObjectType; 37] = [
     object_type(CONTACT, "contacts", "contact", CONTACTS_READ),
-    object_type(
-        COMPANY,
-        "companies",
-        "company",
-        "crm.objects.companies.read",
-    ),
+    object_type(COMPANY, "companies", "company", "crm.objects.companies.read"),
     object_type(DEAL, "deals", "deal", "crm.objects.deals.read"),
     object_type(TICKET, "tickets", "ticket", "tickets"),
     object_type(PRODUCT, "products", "product", "crm.objects.products.read"),
-    object_type(
-        LINE_ITEM,
-        "line_items",
-        "line_item",
-        "crm.objects.line_items.read",
-    ),
-    object_type(
-        COMMUNICATION,
-        "communications",
-        "communication",
-        CONTACTS_READ,
-    ),
+    object_type(LINE_ITEM, "line_items", "line_item", LINE_ITEMS_READ),
+    object_type(TypeId(0, 14), "quotes", "quote", "crm.objects.quotes.read"),
+    object_type(COMMUNICATION, "communications", "communication", CONTACTS_READ),
+    object_type(TypeId(0, 19), "feedback_submissions", "feedback_submission", CONTACTS_READ),
     object_type(TASK, "tasks", "task", CONTACTS_READ),
     object_type(NOTE, "notes", "note", CONTACTS_READ),
     object_type(MEETING, "meetings", "meeting_event", CONTACTS_READ),
     object_type(CALL, "calls", "call", CONTACTS_READ),
     object_type(EMAIL, "emails", "email", CONTACTS_READ),
+    object_type(TypeId(0, 53), "invoices", "invoice", "crm.objects.invoices.read"),
+    object_type(TypeId(0, 54), "marketing_events", "marketing_event", "crm.objects.marketing_events.read"),
+    object_type(TypeId(0, 69), "subscriptions", "subscription", "crm.objects.subscriptions.read"),
+    object_type(TypeId(0, 74), "goal_targets", "goal_target", "crm.objects.goals.read"),
+    object_type(TypeId(0, 84), "discounts", "discount", LINE_ITEMS_READ),
+    object_type(TypeId(0, 85), "fees", "fee", LINE_ITEMS_READ),
+    object_type(TypeId(0, 86), "taxes", "tax", LINE_ITEMS_READ),
+    object_type(TypeId(0, 101), "commerce_payments", "commerce_payment", "crm.objects.commercepayments.read"),
+    object_type(TypeId(0, 115), "users", "user", "crm.objects.users.read"),
     object_type(POSTAL_MAIL, "postal_mail", "postal_mail", CONTACTS_READ),
+    object_type(TypeId(0, 123), "orders", "order", "crm.objects.orders.read"),
+    object_type(TypeId(0, 136), "leads", "lead", "crm.objects.leads.read"),
+    object_type(TypeId(0, 142), "carts", "cart", "crm.objects.carts.read"),
+    object_type(TypeId(0, 162), "services", "service", "crm.objects.services.read"),
+    object_type(TypeId(0, 410), "courses", "course", "crm.objects.courses.read"),
+    object_type(TypeId(0, 420), "listings", "listing", "crm.objects.listings.read"),
+    object_type(TypeId(0, 421), "appointments", "appointment", "crm.objects.appointments.read"),
+    object_type(TypeId(0, 970), "projects", "project", "crm.objects.projects.read"),
+    object_type(TypeId(0, 99_001), "contracts", "contract", "crm.objects.contracts.read"),
+    object_type(TypeId(0, 99_002), "partner_clients", "partner_client", "crm.objects.partner-clients.read"),
+    object_type(TypeId(0, 99_003), "partner_services", "partner_service", "crm.objects.partner-services.read"),
+    object_type(TypeId(0, 99_004), "quote_template", "quote_template", "crm.objects.quotes.read"),
     object_type(CAR, "cars", "car", "crm.objects.custom.read"),
 ];
 

@@ -275,6 +275,15 @@ impl Portal {
                 )
             }
             Call::ListPipelines { .. } => Answer::Pipelines(Vec::new()),
+            Call::ListSchemas => Answer::Schemas(BTreeMap::new()),
+            Call::ReadFile { .. } => Answer::File(None),
+            Call::SignFile { .. } => Answer::SignedUrl(None),
+            Call::ReadThread { .. } => Answer::Thread {
+                thread: None,
+                completed_at: now,
+            },
+            Call::ReadMessage { .. } => Answer::Message(None),
+            Call::ReadActors { .. } => Answer::Actors(Vec::new()),
         })
     }
 

@@ -142,7 +142,8 @@ impl World {
         };
         let config = EnrichConfig {
             properties: Some(vec!["*".to_owned()]),
-            associations,
+            associations: Some(associations),
+            ..EnrichConfig::default()
         };
         let plans = Plans::new(&BTreeMap::from([("contact".to_owned(), config)]));
         let share = Share::new(if weather.half_budget { 0.5 } else { 1.0 }).unwrap_or(Share::WHOLE);

@@ -64,7 +64,10 @@ fn a_complete_file_loads_and_can_run_in_every_role() {
         OneOrMany::One("https://relay.example.com/webhooks/hubspot".into())
     );
     assert_eq!(config.app["main"].signatures, [SignatureVersion::V3]);
-    assert_eq!(config.enrich["contact"].associations, ["company", "deal"]);
+    assert_eq!(
+        config.enrich["contact"].associations.as_deref().unwrap(),
+        ["company", "deal"]
+    );
     assert_eq!(config.destination["billing"].patterns.len(), 2);
     assert_eq!(config.bus.data_dir, PathBuf::from("./data"));
     for role in [Role::Run, Role::Receiver, Role::Worker] {
@@ -123,7 +126,10 @@ fn the_environment_lies_over_the_file() {
     assert_eq!(config.bus.publish_timeout, Duration::from_secs(2));
     assert_eq!(config.receiver.body_size_max.as_u64(), 1 << 20);
     assert_eq!(config.portal.keys().collect::<Vec<_>>(), ["77", "8241"]);
-    assert_eq!(config.enrich["deal"].associations, ["contact", "company"]);
+    assert_eq!(
+        config.enrich["deal"].associations.as_deref().unwrap(),
+        ["contact", "company"]
+    );
     assert_eq!(
         config.enrich["deal"].properties.as_deref().unwrap(),
         ["amount", "dealstage"]
@@ -452,6 +458,24 @@ fn every_rule_refuses_what_it_is_for_and_names_the_setting() {
             "enrich.contact.properties",
         ),
         (
+            "[enrich.contact]",
+            "[enrich.conversation]",
+            Role::Run,
+            "enrich.conversation.properties",
+        ),
+        (
+            "",
+            "[enrich.deal]\nthread = true\n",
+            Role::Run,
+            "enrich.deal.thread",
+        ),
+        (
+            "",
+            "[enrich.deal]\nattachments = 'metadata'\n",
+            Role::Run,
+            "enrich.deal.attachments",
+        ),
+        (
             "[destination.billing]",
             "[destination.Billing]",
             Role::Run,
@@ -601,6 +625,9 @@ fn every_way_to_name_a_type_is_accepted_without_a_warning() {
         "0-4711",
         "2-1234567",
         "p8241_car",
+        "p_car",
+        "meeting",
+        "partner_clients",
     ] {
         let config = changed("[enrich.contact]", &format!("[enrich.{name}]"));
         assert_eq!(config.check(Role::Run).unwrap(), [], "{name}");

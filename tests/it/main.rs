@@ -11,6 +11,7 @@ mod bus_verdicts;
 mod delivery;
 mod erasure;
 mod ingress;
+mod object_types;
 mod portals;
 mod recovery;
 mod simulator;

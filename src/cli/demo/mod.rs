@@ -219,8 +219,8 @@ fn enrich() -> BTreeMap<String, EnrichConfig> {
         (
             name.to_owned(),
             EnrichConfig {
-                properties: None,
-                associations,
+                associations: Some(associations),
+                ..EnrichConfig::default()
             },
         )
     })

@@ -9,7 +9,7 @@ use reqwest::Url;
 use super::broker::is_name;
 use super::{Problem, Role, Rule, has_credentials, is_loopback, problem_if};
 use crate::config::{Config, DestinationConfig, DestinationKind};
-use crate::event::ObjectTypeId;
+use crate::event::{CONVERSATION, ObjectTypeId, StandardObjectType};
 
 /// Where lines go to stdout instead of a file.
 const STDOUT: &str = "-";
@@ -25,6 +25,8 @@ pub(super) const RULES: &[Rule] = &[
     types_are_named_once,
     associations_are_listed_once,
     properties_are_all_or_listed,
+    threads_are_of_conversations,
+    attachments_are_of_engagements,
     destinations_have_names,
     queues_have_a_broker,
     settings_fit_the_kind,
@@ -107,7 +109,7 @@ fn associations_are_listed_once(config: &Config, _: Role) -> Vec<Problem> {
     let types = config.enrich.iter();
     types
         .flat_map(|(name, enrich)| {
-            repeats(enrich.associations.iter())
+            repeats(enrich.associations.iter().flatten())
                 .into_iter()
                 .map(move |(first, again)| {
                     let message =
@@ -138,6 +140,46 @@ fn properties_are_all_or_listed(config: &Config, _: Role) -> Vec<Problem> {
         .map(|(name, _)| {
             let message = "`*` already means every property; write [\"*\"] alone, or names alone";
             Problem::new(format!("enrich.{name}.properties"), message)
+        })
+        .collect()
+}
+
+fn threads_are_of_conversations(config: &Config, _: Role) -> Vec<Problem> {
+    let tables = config.enrich.iter();
+    tables
+        .filter_map(|(name, enrich)| {
+            let (key, message) = match name == CONVERSATION {
+                true if enrich.properties.is_some() => {
+                    ("properties", "a thread has none; leave it out")
+                }
+                true if enrich.associations.is_some() => (
+                    "associations",
+                    "a thread names its contact and ticket itself; leave it out",
+                ),
+                true if enrich.attachments.is_some() => {
+                    ("attachments", "only engagements have them; leave it out")
+                }
+                false if enrich.thread => (
+                    "thread",
+                    "only `enrich.conversation` has threads; write it there",
+                ),
+                _ => return None,
+            };
+            Some(Problem::new(format!("enrich.{name}.{key}"), message))
+        })
+        .collect()
+}
+
+fn attachments_are_of_engagements(config: &Config, _: Role) -> Vec<Problem> {
+    let wrong = config.enrich.iter().filter(|(name, enrich)| {
+        let standard = ObjectTypeId::from_name(name).standard();
+        enrich.attachments.is_some()
+            && standard.is_some_and(|of| !StandardObjectType::is_engagement(of))
+    });
+    wrong
+        .map(|(name, _)| {
+            let message = "only engagements have attachments: call, communication, email, meeting, note, postal_mail, task; leave it out";
+            Problem::new(format!("enrich.{name}.attachments"), message)
         })
         .collect()
 }
@@ -261,11 +303,12 @@ fn a_worker_has_destinations(config: &Config, role: Role) -> Vec<Problem> {
 
 /// A type that HubSpot adds tomorrow must work today, so an unknown name is only remarked on.
 fn types_look_like_types(config: &Config, _: Role) -> Vec<Problem> {
-    const MESSAGE: &str = "is no object type we know; if it is no slip, all is well; else write one such as contact, or a custom object's id (2-1234567) or full name (p8241_car)";
+    const MESSAGE: &str = "is no object type we know; if it is no slip, all is well; else write one such as contact, or a custom object's id (2-1234567) or name (p8241_car, or p_car in every portal)";
     let tables = config.enrich.iter().flat_map(|(name, enrich)| {
         let listed = enrich
             .associations
             .iter()
+            .flatten()
             .map(move |other| (format!("enrich.{name}.associations"), other));
         std::iter::once((format!("enrich.{name}"), name)).chain(listed)
     });
@@ -275,15 +318,12 @@ fn types_look_like_types(config: &Config, _: Role) -> Vec<Problem> {
         .collect()
 }
 
-/// One of HubSpot's own, an id (`2-1234567`), or a custom object's full name (`p8241_car`).
+/// One of HubSpot's own, an id (`2-1234567`), a custom object's name (`p8241_car`, `p_car`), or `conversation`.
 fn looks_like_a_type(name: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let is_id = name
         .split_once('-')
         .is_some_and(|(kind, id)| digits(kind) && digits(id));
-    let is_full_name = name
-        .strip_prefix('p')
-        .and_then(|rest| rest.split_once('_'))
-        .is_some_and(|(portal, name)| digits(portal) && !name.is_empty());
-    is_id || is_full_name || ObjectTypeId::from_name(name).standard().is_some()
+    let of = ObjectTypeId::from_name(name);
+    is_id || of.custom_name().is_some() || of.standard().is_some() || name == CONVERSATION
 }

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::enrich::assemble::associations_problem;
 use crate::enrich::cache::{OWNER_PAGES_MAX, Problem};
 use crate::enrich::fresh;
 use crate::enrich::health::{Health, UNAUTHORIZED_PROBE};
 use crate::enrich::job::{JobId, Key, PagesState, Reading, RecordOutcome, Work};
-use crate::enrich::request::{Group, Request};
+use crate::enrich::request::{Group, Request, thread_key};
 use crate::event::{
-    AssociationLabel, DeadLetter, DeadLetterReason, EnrichmentPart, EnrichmentProblem, Millis,
-    ObjectId, ObjectTypeId, OwnerId, ProblemReason, Stage,
+    AssociationLabel, DeadLetter, DeadLetterReason, Millis, ObjectId, ObjectTypeId, OwnerId,
+    ProblemReason, Stage,
 };
 use crate::hubspot::call::{
     Answer, Answered, AssociationInput, AssociationPage, CallError, RecordRead,
@@ -107,9 +108,13 @@ impl Portal {
                 self.refuse(request, DeadLetterReason::UnknownPortal, &error, ctx)
             }
             CallError::Forbidden { missing_scopes } => {
+                let documented = request.documented_scope().map(str::to_owned);
                 let problem = Problem {
                     reason: ProblemReason::Forbidden,
-                    missing_scopes,
+                    missing_scopes: match documented {
+                        Some(scope) if missing_scopes.is_empty() => vec![scope],
+                        _ => missing_scopes,
+                    },
                 };
                 self.forbid(request, &problem, ctx);
             }
@@ -203,7 +208,7 @@ impl Portal {
         }
         match request {
             // Concluded above, record by record.
-            Request::Records { .. } | Request::Single { .. } => {}
+            Request::Records { .. } | Request::Single { .. } | Request::Thread { .. } => {}
             Request::Associations {
                 from, to, inputs, ..
             } => {
@@ -231,6 +236,27 @@ impl Portal {
                 self.advance_assembling(ctx);
             }
             Request::Owner { id, .. } => self.owner_answered(id, true, None, ctx),
+            Request::Schemas => {
+                self.shared.schemas.set(Err(problem.clone()), ctx.now);
+                self.advance_assembling(ctx);
+            }
+            Request::File(id) => {
+                let files = &mut self.shared.files;
+                files.read(id, Err(problem.clone()), ctx.now);
+                self.advance_assembling(ctx);
+            }
+            Request::SignFile(id) => {
+                let files = &mut self.shared.files;
+                files.signed(&id, Err(problem.clone()), ctx.now);
+                self.advance_assembling(ctx);
+            }
+            Request::Message { thread_id, id, job } => {
+                self.refuse_message(&thread_key(&thread_id), job, &id, problem, ctx);
+            }
+            Request::Actors(ids) => {
+                self.shared.actors.failed(&ids, problem, ctx.now);
+                self.advance_assembling(ctx);
+            }
         }
     }
 
@@ -291,6 +317,33 @@ impl Portal {
             }
             (Request::Owner { id, archived }, Answer::Owner(owner)) => {
                 self.owner_answered(id, archived, owner, ctx);
+            }
+            (Request::Schemas, Answer::Schemas(schemas)) => {
+                self.shared.schemas.set(Ok(schemas), ctx.now);
+                self.advance_assembling(ctx);
+            }
+            (Request::File(id), Answer::File(file)) => {
+                let file = file.map(|file| *file);
+                self.shared.files.read(id, Ok(file), ctx.now);
+                self.advance_assembling(ctx);
+            }
+            (Request::SignFile(id), Answer::SignedUrl(url)) => {
+                self.shared.files.signed(&id, Ok(url), ctx.now);
+                self.advance_assembling(ctx);
+            }
+            (
+                Request::Thread { id, job },
+                Answer::Thread {
+                    thread,
+                    completed_at,
+                },
+            ) => self.apply_thread(&thread_key(&id), job, thread, completed_at, ctx),
+            (Request::Message { thread_id, id, job }, Answer::Message(message)) => {
+                self.apply_message(&thread_key(&thread_id), job, &id, message, ctx);
+            }
+            (Request::Actors(ids), Answer::Actors(actors)) => {
+                self.shared.actors.read(&ids, actors, ctx.now);
+                self.advance_assembling(ctx);
             }
             (request, _) => {
                 debug_assert!(false, "an answer of another kind to {request:?}");
@@ -504,7 +557,7 @@ impl Portal {
                 if truncated {
                     reading
                         .problems
-                        .push(association_problem(to, ProblemReason::Truncated, &[]));
+                        .push(associations_problem(to, ProblemReason::Truncated, &[]));
                 }
                 self.advance(key, ctx);
             }
@@ -524,7 +577,7 @@ impl Portal {
         };
         if let Some(read) = reading.associations.get_mut(to) {
             read.state = PagesState::Failed;
-            let problem = association_problem(to, problem.reason, &problem.missing_scopes);
+            let problem = associations_problem(to, problem.reason, &problem.missing_scopes);
             reading.problems.push(problem);
         }
         self.advance(key, ctx);
@@ -572,18 +625,5 @@ impl Portal {
         }
         self.shared.owners.asked.retain(|asked| *asked != id);
         self.advance_assembling(ctx);
-    }
-}
-
-fn association_problem(
-    to: &ObjectTypeId,
-    reason: ProblemReason,
-    missing_scopes: &[String],
-) -> EnrichmentProblem {
-    EnrichmentProblem {
-        part: EnrichmentPart::Associations,
-        reason,
-        object_type: Some(to.name().to_owned()),
-        missing_scopes: missing_scopes.to_vec(),
     }
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::enrich::batch_max::BatchKind;
 use crate::enrich::cache::DEFINITIONS_TTL;
+use crate::enrich::conversations::is_conversation;
 use crate::enrich::job::{AssociationsRead, Job, Key};
 use crate::enrich::priority::{BULK_FLOOR, Priority, ReadQueue};
-use crate::enrich::request::{Group, Request};
+use crate::enrich::request::{Group, Request, thread_key};
 use crate::event::{Millis, ObjectTypeId};
 use crate::hubspot::call::{AssociationInput, LimitClass};
 
@@ -144,6 +145,10 @@ impl Portal {
             } => self
                 .reading(&(object_type_id.clone(), id.clone()), *job)
                 .is_some(),
+            Request::Thread { id, job } => self.reading(&thread_key(id), *job).is_some(),
+            Request::Message { thread_id, job, .. } => {
+                self.reading(&thread_key(thread_id), *job).is_some()
+            }
             _ => true,
         };
         wanted.then_some(request)
@@ -186,8 +191,15 @@ impl Portal {
         within: Priority,
         ctx: &mut Context<'_>,
     ) -> Option<Request> {
+        if is_conversation(of) {
+            return self.take_thread(of, within, ctx);
+        }
         if !self.budget.allows(LimitClass::Burst, within, ctx.now) {
             return None;
+        }
+        let needs_schemas = self.needs_schemas(of, ctx.plans);
+        if needs_schemas && self.shared.schemas.begin_reading(ctx.now) {
+            return Some(Request::Schemas);
         }
         let definitions = self.shared.definitions.entry(of.clone()).or_default();
         let due = definitions.is_due(DEFINITIONS_TTL, ctx.now);
@@ -196,6 +208,7 @@ impl Portal {
             definitions.loading = true;
             return Some(Request::Definitions(of.clone()));
         }
+        let known = known && (!needs_schemas || self.shared.schemas.is_usable());
         let waiting = self.to_read.get(of).map_or(0, ReadQueue::len);
         let full = self.batch_max.of(BatchKind::Records, ctx.now);
         if !known || !self.may_go(&Group::Records(of.clone()), waiting, full) {
@@ -228,7 +241,7 @@ impl Portal {
         } else {
             self.backlogged.remove(of);
         }
-        let properties = ctx.plans.of(of).property_names(
+        let properties = self.plan_of(of, ctx.plans).property_names(
             of,
             self.shared.definitions_of(of),
             changed.iter().map(String::as_str),
@@ -266,6 +279,9 @@ impl Portal {
 
     /// The associations are read from the moment on that the record is.
     pub(super) fn queue_associations(&mut self, key: &Key, ctx: &Context<'_>) {
+        let plan = self.plan_of(&key.0, ctx.plans);
+        let mut found = Vec::new();
+        let types = self.associated_types(plan, &mut found);
         let Some(job) = self
             .lanes
             .get_mut(key)
@@ -275,23 +291,26 @@ impl Portal {
         };
         let job_id = job.id;
         let priority = Priority::of_all(job.events.iter());
-        for to in &ctx.plans.of(&key.0).associations {
+        if let Some(reading) = job.reading() {
+            reading.problems.extend(found);
+        }
+        for to in &types {
             if let Some(reading) = job.reading() {
                 reading
                     .associations
-                    .insert(to.clone(), AssociationsRead::default());
+                    .insert((*to).clone(), AssociationsRead::default());
             }
             let page = AssociationInput {
                 id: key.1.clone(),
                 after: None,
             };
-            let pair = (key.0.clone(), to.clone());
+            let pair = (key.0.clone(), (*to).clone());
             self.to_associate
                 .entry(pair)
                 .or_default()
                 .push(priority, (page, job_id), ctx.now);
         }
-        for to in &ctx.plans.of(&key.0).associations {
+        for to in types {
             self.take_turn(Group::Associations(key.0.clone(), to.clone()));
         }
     }

@@ -8,8 +8,8 @@ use crate::enrich::priority::Priority;
 use crate::enrich::protocol::Ending;
 use crate::enrich::request::Group;
 use crate::event::{
-    Erasure, Event, EventBody, Millis, ObjectChange, ObjectEvent, ObjectId, ObjectTypeId,
-    RecordDigest, Tombstone, TombstoneReason,
+    ConversationChange, ConversationEvent, Erasure, Event, EventBody, Millis, ObjectChange,
+    ObjectEvent, ObjectId, ObjectTypeId, RecordDigest, Tombstone, TombstoneReason,
 };
 
 use super::{Context, Portal};
@@ -23,6 +23,16 @@ impl Portal {
         let subject = event.subject();
         let key = (subject.object_type_id, subject.object_id);
         let key = ctx.memory.survivor(&self.id, key);
+        self.shared.schemas.note(&key.0, ctx.now);
+        if let EventBody::Conversation(ConversationEvent { change, .. }) = &event.body {
+            match change {
+                ConversationChange::PrivacyDeleted => return self.erase(key, event, ctx),
+                ConversationChange::Deleted if !ctx.memory.is_erased(&self.id, &key) => {
+                    return self.delete(key, event, ctx);
+                }
+                _ => {}
+            }
+        }
         if let EventBody::Object(ObjectEvent { change, .. }) = &event.body {
             match change.clone() {
                 ObjectChange::PrivacyDeleted => return self.erase(key, event, ctx),
@@ -41,7 +51,8 @@ impl Portal {
             ctx.effects.end(&event.id, Ending::Purged);
         } else {
             self.note_unknown_property(&key.0, &event, ctx.now);
-            let work = if needs_read(&event) {
+            let threads_are_read = || self.plan_of(&key.0, ctx.plans).thread;
+            let work = if needs_read(&event, threads_are_read) {
                 Work::Read(Reading::default())
             } else {
                 Work::Plain
@@ -150,7 +161,10 @@ impl Portal {
         for event in cancelled.iter().flat_map(|job| &job.events) {
             ctx.effects.end(&event.id, Ending::Purged);
         }
-        self.assembling.remove(key);
+        let active = self.lanes.get(key).and_then(|lane| lane.active.as_ref());
+        if !active.is_some_and(Job::is_held) {
+            self.assembling.remove(key);
+        }
     }
 
     /// A merge reads the survivor, and sends a tombstone for each id that now leads to it. What waited
@@ -222,7 +236,7 @@ impl Portal {
         }
         let lane = self.lanes.entry(key.clone()).or_default();
         match lane.waiting.back_mut() {
-            Some(last) if matches!(work, Work::Read(_)) && last.takes(&event) => {
+            Some(last) if matches!(work, Work::Read(_)) && last.takes_another() => {
                 last.events.push(event);
             }
             _ => lane.waiting.push_back(Job {

@@ -41,6 +41,7 @@ impl Portal {
             .and_then(|lane| lane.active.as_ref())
             .map(|job| &job.work)
         else {
+            self.release_held(key, ctx);
             return;
         };
         let is_reading = |state: PagesState| state == PagesState::Reading;
@@ -55,7 +56,14 @@ impl Portal {
                     return;
                 }
                 let record = record.clone();
-                if self.lacks_shared(key, &record, ctx.now) {
+                let lacks = self.lacks_shared(key, &record, ctx.now);
+                if self.lacks_attachments(key, &record, ctx) || lacks {
+                    self.assembling.insert(key.clone());
+                    return;
+                }
+            }
+            Some(RecordOutcome::Thread(_)) => {
+                if self.lacks_of_thread(key, ctx.now) {
                     self.assembling.insert(key.clone());
                     return;
                 }
@@ -133,9 +141,10 @@ impl Portal {
         key: &Key,
         newest: Millis,
         events: Vec<Event>,
-        reading: Reading,
+        mut reading: Reading,
         ctx: &mut Context<'_>,
     ) -> EnrichedEvent {
+        self.attach(key, &mut reading, ctx.plans);
         let updated_at = match &reading.record {
             Some(RecordOutcome::Found(record)) => record.updated_at,
             _ => None,
@@ -151,7 +160,10 @@ impl Portal {
 
     /// Sends a job that needs no read. A deletion that is older than what was sent is no news: the record
     /// may have been restored since, so it is read instead.
-    pub(super) fn send_unread(&mut self, key: &Key, mut job: Job, ctx: &mut Context<'_>) {
+    pub(super) fn send_unread(&mut self, key: &Key, job: Job, ctx: &mut Context<'_>) {
+        let Some(mut job) = self.hold_for_schema(key, job, ctx) else {
+            return;
+        };
         let newest = job.newest();
         let tombstone = match std::mem::replace(&mut job.work, Work::Plain) {
             Work::Search(erasure) => {
@@ -160,7 +172,9 @@ impl Portal {
                 ctx.effects.search(&self.id, key, erasure);
                 return;
             }
-            Work::Tombstone(tombstone) => Some(tombstone),
+            Work::Tombstone(tombstone) if self.is_news(key, &tombstone, newest, ctx) => {
+                Some(tombstone)
+            }
             _ => None,
         };
         let is_deletion = tombstone
@@ -184,7 +198,7 @@ impl Portal {
         let of = (&self.id, key);
         let version = ctx.memory.next_version(of, newest, read, since, ctx.now);
         let events = std::mem::take(&mut job.events);
-        let message = assemble::unread(&self.id, key, version, events, tombstone);
+        let message = assemble::unread(&self.id, key, version, events, tombstone, &self.shared);
         self.publish(key, job.id, message, ctx);
     }
 

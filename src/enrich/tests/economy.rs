@@ -10,7 +10,8 @@ fn world_with_pairs(pairs: usize) -> World {
         "contact",
         EnrichConfig {
             properties: Some(vec!["*".into()]),
-            associations: PAIRS[..pairs].iter().map(|to| (*to).to_owned()).collect(),
+            associations: Some(PAIRS[..pairs].iter().map(|to| (*to).to_owned()).collect()),
+            ..EnrichConfig::default()
         },
     )])
 }

@@ -139,7 +139,8 @@ impl HubSpot {
     /// - 200 and 207 are success. A record of a batch that HubSpot reports as not found is left out of the
     ///   answer; any other report on single records makes the whole batch fail, with the report's category
     ///   ([`CallError::Refused`] with status 207, [`CallError::Forbidden`] or [`CallError::RateLimited`]).
-    /// - 404 to [`Call::ReadRecord`] and [`Call::ReadOwner`], in HubSpot's own form, is the answer that there is none.
+    /// - 404 to a read of one record, owner, file, thread or message, in HubSpot's own form, is the answer that there is
+    ///   none.
     /// - A call whose id or type cannot stand in a path is refused here, with status 400 and the category
     ///   `CRM_RELAY_UNWRITABLE`, and sends nothing; so does one of a portal that is paused or has no token. The first
     ///   call of an OAuth portal waits until its access token was had.
@@ -326,6 +327,16 @@ fn interpret(call: &Call, reply: Reply) -> Result<Answer, CallError> {
             wire::record(None, date)
         }
         Call::ReadOwner { .. } if status == 404 && error.is_not_found() => Ok(Answer::Owner(None)),
+        Call::ReadFile { .. } if status == 404 && error.is_not_found() => Ok(Answer::File(None)),
+        Call::SignFile { .. } if status == 404 && error.is_not_found() => {
+            Ok(Answer::SignedUrl(None))
+        }
+        Call::ReadThread { .. } if status == 404 && error.is_not_found() => {
+            wire::thread(None, date)
+        }
+        Call::ReadMessage { .. } if status == 404 && error.is_not_found() => {
+            Ok(Answer::Message(None))
+        }
         _ => Err(errors::of_status(
             status,
             &error,

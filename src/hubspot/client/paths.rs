@@ -23,13 +23,17 @@ enum Resource {
     Owners,
     Properties,
     Pipelines,
+    Schemas,
+    Files,
+    Conversations,
 }
 
 impl Resource {
     /// The resource's old path, and the one that the date follows.
     ///
     /// # Source
-    /// HubSpot's OpenAPI files `crm-*-v3`, `crm-associations-v4` and their dated twins.
+    /// HubSpot's OpenAPI files for v3 (associations: v4) and their dated twins. That of conversations begins with
+    /// 2026-09; files read by id are in those of v3 and 2026-03.
     fn paths(self) -> (&'static str, &'static str) {
         match self {
             Self::Objects => ("crm/v3/objects", "crm/objects"),
@@ -37,6 +41,12 @@ impl Resource {
             Self::Owners => ("crm/v3/owners", "crm/owners"),
             Self::Properties => ("crm/v3/properties", "crm/properties"),
             Self::Pipelines => ("crm/v3/pipelines", "crm/pipelines"),
+            Self::Schemas => ("crm-object-schemas/v3", "crm-object-schemas"),
+            Self::Files => ("files/v3", "files"),
+            Self::Conversations => (
+                "conversations/v3/conversations",
+                "conversations/conversations",
+            ),
         }
     }
 }
@@ -84,6 +94,15 @@ fn target(call: &Call) -> (Resource, Vec<&str>) {
         Call::ReadOwner { id, .. } => (Resource::Owners, vec![id.as_str()]),
         Call::ListProperties { object_type_id } => (Resource::Properties, one(object_type_id)),
         Call::ListPipelines { object_type_id } => (Resource::Pipelines, one(object_type_id)),
+        Call::ListSchemas => (Resource::Schemas, vec!["schemas"]),
+        Call::ReadFile { id } => (Resource::Files, vec!["files", id]),
+        Call::SignFile { id } => (Resource::Files, vec!["files", id, "signed-url"]),
+        Call::ReadThread { id } => (Resource::Conversations, vec!["threads", id.as_str()]),
+        Call::ReadMessage { thread_id, id } => (
+            Resource::Conversations,
+            vec!["threads", thread_id.as_str(), "messages", id],
+        ),
+        Call::ReadActors { .. } => (Resource::Conversations, vec!["actors", "batch", "read"]),
     }
 }
 
@@ -138,9 +157,24 @@ fn add_query(url: &mut Url, call: &Call) {
             url.query_pairs_mut()
                 .append_pair("archived", flag(*archived));
         }
+        Call::ListSchemas => {
+            // The properties of all types together are many, and are read by type anyway.
+            url.query_pairs_mut()
+                .append_pair("archived", "false")
+                .append_pair("includePropertyDefinitions", "false")
+                .append_pair("includeAssociationDefinitions", "false");
+        }
+        Call::ReadThread { .. } => {
+            // Else the ticket is left out.
+            url.query_pairs_mut().append_pair("association", "TICKET");
+        }
         Call::ReadAssociations { .. }
         | Call::ListProperties { .. }
-        | Call::ListPipelines { .. } => {}
+        | Call::ListPipelines { .. }
+        | Call::ReadFile { .. }
+        | Call::SignFile { .. }
+        | Call::ReadMessage { .. }
+        | Call::ReadActors { .. } => {}
     }
 }
 
@@ -178,6 +212,7 @@ fn body(call: &Call) -> Option<Value> {
         Call::ReadAssociations { inputs, .. } => Some(json!({
             "inputs": inputs.iter().map(association_input).collect::<Vec<_>>(),
         })),
+        Call::ReadActors { ids } => Some(json!({"inputs": ids})),
         _ => None,
     }
 }
@@ -281,6 +316,41 @@ mod tests {
                 "/crm/v3/pipelines/0-1",
                 "/crm/pipelines/2026-09/0-1",
             ),
+            (
+                Call::ListSchemas,
+                "/crm-object-schemas/v3/schemas?archived=false&includePropertyDefinitions=false&includeAssociationDefinitions=false",
+                "/crm-object-schemas/2026-09/schemas?archived=false&includePropertyDefinitions=false&includeAssociationDefinitions=false",
+            ),
+            (
+                Call::ReadFile { id: "7".into() },
+                "/files/v3/files/7",
+                "/files/2026-09/files/7",
+            ),
+            (
+                Call::SignFile { id: "7".into() },
+                "/files/v3/files/7/signed-url",
+                "/files/2026-09/files/7/signed-url",
+            ),
+            (
+                Call::ReadThread { id: "5".into() },
+                "/conversations/v3/conversations/threads/5?association=TICKET",
+                "/conversations/conversations/2026-09/threads/5?association=TICKET",
+            ),
+            (
+                Call::ReadMessage {
+                    thread_id: "5".into(),
+                    id: "9b/38".into(),
+                },
+                "/conversations/v3/conversations/threads/5/messages/9b%2F38",
+                "/conversations/conversations/2026-09/threads/5/messages/9b%2F38",
+            ),
+            (
+                Call::ReadActors {
+                    ids: vec!["A-1".into()],
+                },
+                "/conversations/v3/conversations/actors/batch/read",
+                "/conversations/conversations/2026-09/actors/batch/read",
+            ),
         ];
         for (call, numbered, dated) in calls {
             assert_eq!(url_of(ApiVersion::V3, &call), numbered);
@@ -372,6 +442,19 @@ mod tests {
         assert_eq!(
             request(&base(), DATED, &call).unwrap().body.unwrap(),
             json!({"inputs": [{"id": "1"}, {"id": "2", "after": "789"}]})
+        );
+    }
+
+    #[test]
+    fn actors_are_named_as_they_are() {
+        let call = Call::ReadActors {
+            ids: vec!["A-1".into(), "E-ada@example.com".into()],
+        };
+        let request = request(&base(), DATED, &call).unwrap();
+        assert_eq!(request.method, Method::POST);
+        assert_eq!(
+            request.body.unwrap(),
+            json!({"inputs": ["A-1", "E-ada@example.com"]})
         );
     }
 }

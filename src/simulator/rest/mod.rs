@@ -17,7 +17,9 @@ use super::types::{self, ObjectType};
 use crate::event::Millis;
 
 pub(crate) mod associations;
+pub(crate) mod conversations;
 pub(crate) mod errors;
+pub(crate) mod files;
 pub(crate) mod metadata;
 pub(crate) mod objects;
 pub(crate) mod owners;
@@ -100,6 +102,8 @@ enum Area {
     Properties,
     Pipelines,
     Schemas,
+    Files,
+    Conversations,
     Account,
 }
 
@@ -118,6 +122,13 @@ impl<'p> Route<'p> {
                 if dated(version) || *version == "v3" =>
             {
                 (Area::Schemas, 3)
+            }
+            ["files", version, "files", ..] if dated(version) || *version == "v3" => {
+                (Area::Files, 3)
+            }
+            ["conversations", "v3", "conversations", ..] => (Area::Conversations, 3),
+            ["conversations", "conversations", version, ..] if dated(version) => {
+                (Area::Conversations, 3)
             }
             ["account-info", version, "details"] if dated(version) || *version == "v3" => {
                 (Area::Account, 3)
@@ -168,6 +179,11 @@ impl<'p> Route<'p> {
             (Area::Properties, _) => "property",
             (Area::Pipelines, _) => "pipelines",
             (Area::Schemas, _) => "schemas",
+            (Area::Files, [_, "signed-url"]) => "file_signed_url",
+            (Area::Files, _) => "file",
+            (Area::Conversations, ["actors", ..]) => "conversation_actors",
+            (Area::Conversations, [_, _, "messages", ..]) => "conversation_message",
+            (Area::Conversations, _) => "conversation_thread",
             (Area::Account, _) => "account",
         }
     }
@@ -181,6 +197,8 @@ impl<'p> Route<'p> {
             Area::Properties => metadata::properties(call, &self.rest),
             Area::Pipelines => metadata::pipelines(call, &self.rest),
             Area::Schemas => metadata::schemas(call, &self.rest),
+            Area::Files => files::handle(call, &self.rest),
+            Area::Conversations => conversations::handle(call, &self.rest),
             Area::Account => Ok(metadata::account(call)),
         };
         handled.unwrap_or_else(|reply| reply)
@@ -345,6 +363,14 @@ mod tests {
             ),
             ("/crm/v3/pipelines/deals", "/crm/pipelines/2026-09/deals"),
             ("/crm/v3/schemas", "/crm-object-schemas/2026-09/schemas"),
+            (
+                "/files/v3/files/7/signed-url",
+                "/files/2026-03/files/7/signed-url",
+            ),
+            (
+                "/conversations/v3/conversations/threads/5",
+                "/conversations/conversations/2026-09/threads/5",
+            ),
         ] {
             assert_eq!(Route::parse(old), Route::parse(new), "{old}");
             assert!(Route::parse(old).is_some());

@@ -5,9 +5,12 @@
 //! Reasons of failure never quote the reply.
 
 mod associations;
+mod conversations;
 mod definitions;
+mod files;
 mod owners;
 mod records;
+mod schemas;
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
@@ -19,6 +22,7 @@ use super::errors;
 use crate::event::Millis;
 use crate::hubspot::call::{Answer, Call, CallError};
 
+pub(super) use conversations::thread;
 pub(super) use records::record;
 
 /// Reads the body of a 2xx reply to `call`. `date` is the reply's `Date` header.
@@ -42,6 +46,12 @@ pub(super) fn answer(
         Call::ReadOwner { .. } => owners::owner(body),
         Call::ListProperties { .. } => definitions::properties(body),
         Call::ListPipelines { .. } => definitions::pipelines(body),
+        Call::ListSchemas => schemas::list(body),
+        Call::ReadFile { .. } => files::file(body),
+        Call::SignFile { .. } => files::signed_url(body),
+        Call::ReadThread { .. } => conversations::thread(Some(body), date),
+        Call::ReadMessage { .. } => conversations::message(body),
+        Call::ReadActors { .. } => conversations::actors(status, body),
     }
 }
 
@@ -195,6 +205,15 @@ mod tests {
                 object_type_id: object_type_id.clone(),
             },
             Call::ListPipelines { object_type_id },
+            Call::ListSchemas,
+            Call::ReadFile { id: "1".into() },
+            Call::SignFile { id: "1".into() },
+            Call::ReadThread { id: "1".into() },
+            Call::ReadMessage {
+                thread_id: "1".into(),
+                id: "2".into(),
+            },
+            Call::ReadActors { ids: vec![] },
         ]
     }
 
@@ -229,6 +248,11 @@ mod tests {
             "metadata",
             "isClosed",
             "teams",
+            "objectTypeId",
+            "labels",
+            "url",
+            "senders",
+            "deliveryIdentifier",
             "requiredGranularScopes",
         ]);
         leaf.prop_recursive(5, 64, 6, move |inner| {
