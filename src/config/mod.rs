@@ -146,6 +146,9 @@ pub struct HubSpotConfig {
 pub struct PortalConfig {
     /// A private app's access token or a service key. With `file:PATH` it is read again when HubSpot refuses it.
     pub access_token: Secret,
+    /// By object type, the property that this portal's other systems know a record by; over the type's own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub external_id: BTreeMap<String, String>,
 }
 
 /// `[enrich.<object type>]`
@@ -157,6 +160,25 @@ pub struct EnrichConfig {
     pub properties: Option<Vec<String>>,
     /// Types whose associations to read: singular, plural or id. Default none.
     pub associations: Vec<String>,
+    /// Whether messages also hold HubSpot's own text of every value. Default false.
+    pub raw: bool,
+    /// Whether messages also say what changed properties held before. Records are then read 50 at a time instead
+    /// of 100. Default false.
+    pub previous_values: bool,
+    /// The property that other systems know a record by. Default none.
+    pub external_id: Option<String>,
+    /// Which of the sensitive properties to read as well. Default none.
+    pub sensitivity: Vec<SensitivityLevel>,
+}
+
+/// A level of sensitivity that a token needs a scope for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SensitivityLevel {
+    /// `crm.objects.<type>.sensitive.read.v2`
+    Sensitive,
+    /// `crm.objects.<type>.highly_sensitive.read.v2`
+    HighlySensitive,
 }
 
 /// `[destination.<name>]`

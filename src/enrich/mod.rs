@@ -10,7 +10,8 @@
 //! - `protocol`: what the engine is told and what it says;
 //! - [`Plans`]: what to read, by object type;
 //! - `portal`: the jobs of one portal, from events to messages;
-//! - `request`, `cache`, `fresh`, `assemble`, [`typed`]: reads, what is shared, and what comes of them;
+//! - `request`, `cache`, `fresh`: reads, and what is shared;
+//! - `assemble`, [`typed`], `identifiers`, `history`: what comes of them;
 //! - [`budget`], `health`, `priority`: whether a call may be sent, and whose goes first;
 //! - `admission`: which deliveries are taken up now, and which are set aside so that they hold up nobody;
 //! - `memory`, `changelog`, `window`: what is known of the past, how it outlives the engine, and its bounds.
@@ -26,6 +27,8 @@ mod effects;
 mod engine;
 mod fresh;
 mod health;
+mod history;
+mod identifiers;
 mod job;
 mod memory;
 mod plan;

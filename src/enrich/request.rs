@@ -1,7 +1,7 @@
 //! A call under way, with the jobs that wait for it.
 
 use crate::event::{ObjectId, ObjectTypeId, OwnerId};
-use crate::hubspot::call::{AssociationInput, Call, LimitClass};
+use crate::hubspot::call::{AssociationInput, Call, LimitClass, Sensitivity};
 
 use super::job::{JobId, Key};
 
@@ -13,6 +13,8 @@ pub enum Request {
         object_type_id: ObjectTypeId,
         ids: Vec<(ObjectId, JobId)>,
         properties: Vec<String>,
+        /// Those of them to read with what they held before.
+        with_history: Vec<String>,
     },
     /// Whether an id leads to another record.
     Single {
@@ -26,10 +28,15 @@ pub enum Request {
         to: ObjectTypeId,
         inputs: Vec<(AssociationInput, JobId)>,
     },
-    /// The definitions of a type.
-    Definitions(ObjectTypeId),
+    /// The definitions of a type, of one level of sensitivity.
+    Definitions(ObjectTypeId, Sensitivity),
     /// The pipelines of a type.
     Pipelines(ObjectTypeId),
+    /// The association types from one type to another.
+    Labels {
+        from: ObjectTypeId,
+        to: ObjectTypeId,
+    },
     /// A page of owners.
     OwnerPage {
         archived: bool,
@@ -50,7 +57,7 @@ impl Request {
     /// The limit it counts against.
     pub fn limit_class(&self) -> LimitClass {
         match self {
-            Self::Associations { .. } => LimitClass::Associations,
+            Self::Associations { .. } | Self::Labels { .. } => LimitClass::Associations,
             _ => LimitClass::Burst,
         }
     }
@@ -70,7 +77,11 @@ impl Request {
     pub fn is_shared(&self) -> bool {
         matches!(
             self,
-            Self::Definitions(_) | Self::Pipelines(_) | Self::OwnerPage { .. } | Self::Owner { .. }
+            Self::Definitions(..)
+                | Self::Pipelines(_)
+                | Self::Labels { .. }
+                | Self::OwnerPage { .. }
+                | Self::Owner { .. }
         )
     }
 
@@ -95,6 +106,11 @@ impl Request {
         }
     }
 
+    /// Whether it asks for what properties held before.
+    pub fn has_history(&self) -> bool {
+        matches!(self, Self::Records { with_history, .. } if !with_history.is_empty())
+    }
+
     /// Two halves, or `None` when it names a single thing.
     pub fn split(&self) -> Option<(Self, Self)> {
         let mut first = self.clone();
@@ -103,10 +119,12 @@ impl Request {
                 object_type_id,
                 ids,
                 properties,
+                with_history,
             } if ids.len() > 1 => Self::Records {
                 object_type_id: object_type_id.clone(),
                 ids: ids.split_off(ids.len() / 2),
                 properties: properties.clone(),
+                with_history: with_history.clone(),
             },
             Self::Associations { from, to, inputs } if inputs.len() > 1 => Self::Associations {
                 from: from.clone(),
@@ -125,11 +143,12 @@ impl Request {
                 object_type_id,
                 ids,
                 properties,
+                with_history,
             } => Call::ReadRecords {
                 object_type_id,
                 ids: ids.into_iter().map(|(id, _)| id).collect(),
                 properties,
-                properties_with_history: Vec::new(),
+                properties_with_history: with_history,
             },
             Self::Single {
                 object_type_id, id, ..
@@ -143,7 +162,11 @@ impl Request {
                 to,
                 inputs: inputs.into_iter().map(|(input, _)| input).collect(),
             },
-            Self::Definitions(object_type_id) => Call::ListProperties { object_type_id },
+            Self::Definitions(object_type_id, sensitivity) => Call::ListProperties {
+                object_type_id,
+                sensitivity,
+            },
+            Self::Labels { from, to } => Call::ListAssociationLabels { from, to },
             Self::Pipelines(object_type_id) => Call::ListPipelines { object_type_id },
             Self::OwnerPage { archived, after } => Call::ListOwners { archived, after },
             Self::Owner { id, archived } => Call::ReadOwner { id, archived },

@@ -79,6 +79,7 @@ impl World {
             EnrichConfig {
                 properties: Some(vec!["*".into()]),
                 associations: vec!["company".into()],
+                ..EnrichConfig::default()
             },
         )])
     }
@@ -136,6 +137,7 @@ impl World {
             RecordRead {
                 id: id.into(),
                 properties,
+                history: BTreeMap::new(),
                 created_at: Some(at(0)),
                 updated_at: Some(at(updated_ms)),
                 archived: false,
@@ -421,6 +423,7 @@ impl Model {
                 definition("second_owner", "enumeration", Some("OWNER")),
             ]),
             Call::ListPipelines { .. } => Answer::Pipelines(Vec::new()),
+            Call::ListAssociationLabels { .. } => Answer::AssociationLabels(Vec::new()),
         })
     }
 
@@ -461,12 +464,9 @@ fn definition(name: &str, value_type: &str, references: Option<&str>) -> Propert
         name: name.to_owned(),
         value_type: value_type.to_owned(),
         field_type: "text".to_owned(),
-        options: BTreeMap::new(),
         referenced_object_type: references.map(str::to_owned),
-        has_unique_value: false,
         hubspot_defined: true,
-        hidden: false,
-        calculated: false,
+        ..PropertyDefinition::default()
     }
 }
 
@@ -485,6 +485,7 @@ fn event(portal: &str, id: &str, occurred_ms: i64, change: ObjectChange) -> Even
         attempt_number: 0,
         change_source: None,
         source_id: None,
+        value: None,
         body: EventBody::Object(ObjectEvent {
             object_type_id: ObjectTypeId::from_name("contact"),
             object_id: id.into(),
@@ -554,7 +555,7 @@ fn lean_world(max: u32) -> World {
         "contact",
         EnrichConfig {
             properties: Some(vec!["*".into()]),
-            associations: Vec::new(),
+            ..EnrichConfig::default()
         },
     )]);
     world.model.max = max;

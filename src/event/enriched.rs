@@ -46,15 +46,30 @@ pub struct EnrichedData {
     pub object_type_id: ObjectTypeId,
     /// The record, unique within portal and type.
     pub object_id: ObjectId,
+    /// What the portal's other systems know the record by: the value of the property that the configuration names,
+    /// as text. Absent when none is named, or it is empty, or the record was not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<String>,
     /// Which of two states of this record is newer: compare as text.
     pub version: Version,
     /// The events merged into this message, in the order they came; 1 to 100.
     pub events: Vec<Event>,
     /// The record as read; `null` in a tombstone, or when there was nothing to read.
     pub record: Option<Record>,
+    /// The record's properties that no other record of its type shares, by internal name: e-mail, domain, and
+    /// what is defined as unique. Empty ones are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub identifiers: BTreeMap<String, PropertyValue>,
+    /// What properties that `events` changed held before the first of these changes, where the configuration asks
+    /// for it; `null` for what was empty or never set. One whose earlier value HubSpot does not tell is left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub previous_values: BTreeMap<String, PropertyValue>,
     /// Owners by the property that names them (`hubspot_owner_id`).
     #[serde(default)]
     pub owners: BTreeMap<String, Owner>,
+    /// Owners by the property that lists several of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub owner_lists: BTreeMap<String, Vec<Owner>>,
     /// Associated records by the readable name of their type. A type that was asked for and has none is
     /// an empty list.
     #[serde(default)]
@@ -71,11 +86,27 @@ pub struct EnrichedData {
 /// A record's properties and dates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Values by internal name, typed by the portal's own property definitions.
+    /// Values by internal name, typed by the portal's own property definitions. Empty ones are left out, but for those
+    /// that an event of this message cleared: they are `null`.
     pub properties: BTreeMap<String, PropertyValue>,
+    /// HubSpot's own texts, by internal name, where the configuration asks for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<BTreeMap<String, String>>,
     /// Labels of the enumeration values among them, by internal name; a list for multiple selection.
     #[serde(default)]
     pub labels: BTreeMap<String, PropertyValue>,
+    /// The types of the records whose ids some properties hold, by the property's internal name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub references: BTreeMap<String, String>,
+    /// The names among `properties` of what HubSpot computes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calculated: Vec<String>,
+    /// The names among `properties` of what only HubSpot may set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read_only: Vec<String>,
+    /// The names among `properties` of what the portal marks as sensitive.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sensitive: Vec<String>,
     /// When the record was made.
     pub created_at: Option<Millis>,
     /// When the record last changed, as of the read.
@@ -97,6 +128,9 @@ pub enum PropertyValue {
     Text(String),
     /// Multiple selections: internal values.
     List(Vec<String>),
+    /// `json` properties: an object, or a list that is not of texts alone, as JSON on one line. See
+    /// [`PropertyValue::json`].
+    Json(String),
 }
 
 /// An owner: a user or queue that records are assigned to.
@@ -160,6 +194,9 @@ pub struct Pipeline {
     pub id: String,
     /// Its name; `null` when the id is not among the portal's pipelines.
     pub label: Option<String>,
+    /// Its place among the portal's pipelines of this type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_order: Option<i64>,
     /// The stage the record is in.
     pub stage: Option<Stage>,
 }
@@ -171,11 +208,17 @@ pub struct Stage {
     pub id: String,
     /// Its name; `null` when the id is not among the pipeline's stages.
     pub label: Option<String>,
+    /// Its place among the pipeline's stages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_order: Option<i64>,
     /// Whether a record in it counts as closed (deals: `isClosed`, tickets: `ticketState`).
     pub closed: Option<bool>,
     /// Deals only: the chance of winning, 0 to 1, in HubSpot's own digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probability: Option<PropertyValue>,
+    /// Tickets only: `OPEN` or `CLOSED`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket_state: Option<String>,
 }
 
 /// Why a record is gone.
@@ -362,6 +405,12 @@ impl PropertyValue {
             Self::Text(digits.to_owned())
         }
     }
+
+    /// The value that a JSON text stands for; what is no JSON stays text.
+    #[must_use]
+    pub fn json(text: &str) -> Self {
+        serde_json::from_str(text).unwrap_or_else(|_| Self::Text(text.to_owned()))
+    }
 }
 
 impl Serialize for PropertyValue {
@@ -369,7 +418,7 @@ impl Serialize for PropertyValue {
         match self {
             Self::Null => serializer.serialize_unit(),
             Self::Bool(value) => serializer.serialize_bool(*value),
-            Self::Number(digits) => serde_json::from_str::<&RawValue>(digits)
+            Self::Number(json) | Self::Json(json) => serde_json::from_str::<&RawValue>(json)
                 .map_err(serde::ser::Error::custom)?
                 .serialize(serializer),
             Self::Text(text) => serializer.serialize_str(text),
@@ -389,13 +438,24 @@ impl<'de> Deserialize<'de> for PropertyValue {
             b'"' => serde_json::from_str(text)
                 .map(Self::Text)
                 .map_err(parse_error),
-            b'[' => serde_json::from_str(text)
-                .map(Self::List)
-                .map_err(parse_error),
-            b'{' => Err(de::Error::custom("a property value is never an object")),
+            b'[' => Ok(serde_json::from_str(text)
+                .map_or_else(|_| Self::Json(on_one_line(text)), Self::List)),
+            b'{' => Ok(Self::Json(on_one_line(text))),
             _ => Ok(Self::Number(text.to_owned())),
         }
     }
+}
+
+/// Valid JSON without the white space between its parts, so that it fits a line.
+fn on_one_line(json: &str) -> String {
+    let (mut in_text, mut escaped) = (false, false);
+    let keeps = |char: &char| {
+        let keep = in_text || !char.is_ascii_whitespace();
+        in_text ^= *char == '"' && !escaped;
+        escaped = in_text && *char == '\\' && !escaped;
+        keep
+    };
+    json.chars().filter(keeps).collect()
 }
 
 #[cfg(test)]
@@ -430,6 +490,28 @@ mod tests {
                 PropertyValue::number(digits),
                 PropertyValue::Text(digits.into())
             );
+        }
+    }
+
+    #[test]
+    fn json_is_embedded_on_one_line_with_its_own_digits() {
+        for (text, written) in [
+            (
+                "{\n \"a b\": [1.50, \"x \\\" y\\\\\" ]\n}",
+                r#"{"a b":[1.50,"x \" y\\"]}"#,
+            ),
+            ("[ 1, 2.0 ]", "[1,2.0]"),
+            ("[\"a\", \"b\"]", r#"["a","b"]"#),
+            ("12.50", "12.50"),
+            (" true ", "true"),
+            ("null", "null"),
+            ("\"a\"", "\"a\""),
+            ("{broken", "\"{broken\""),
+        ] {
+            let value = PropertyValue::json(text);
+            let json = serde_json::to_string(&value).unwrap();
+            assert_eq!(json, written);
+            assert_eq!(serde_json::from_str::<PropertyValue>(&json).unwrap(), value);
         }
     }
 

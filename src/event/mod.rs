@@ -11,6 +11,7 @@
 mod batch;
 mod change;
 mod dead_letter;
+mod edge;
 mod enriched;
 mod identity;
 mod ids;
@@ -34,7 +35,7 @@ pub use enriched::{
     PropertyValue, Record, Stage as PipelineStage, Team, Tombstone, TombstoneReason,
 };
 pub use identity::{EventId, IdentityHasher};
-pub use ids::{AppId, ObjectId, OwnerId, PortalId, RecordKey, SubscriptionId};
+pub use ids::{AppId, EdgeId, ObjectId, OwnerId, PortalId, RecordKey, SubscriptionId};
 pub use object_type::{ObjectTypeId, STANDARD_OBJECT_TYPES, StandardObjectType};
 pub use routing_key::{KeyPattern, KeyPatternError, RoutingKey};
 pub use time::Millis;

@@ -188,6 +188,7 @@ fn configure(simulator: &Simulator, folder: &Path) -> Config {
         &PORTAL.to_string(),
         PortalConfig {
             access_token: Secret::new(token),
+            external_id: BTreeMap::new(),
         },
     );
     config.enrich = enrich();
@@ -217,8 +218,8 @@ fn enrich() -> BTreeMap<String, EnrichConfig> {
         (
             name.to_owned(),
             EnrichConfig {
-                properties: None,
                 associations,
+                ..EnrichConfig::default()
             },
         )
     })

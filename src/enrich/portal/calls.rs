@@ -8,7 +8,7 @@ use crate::enrich::plan::Plans;
 use crate::enrich::priority::{BULK_FLOOR, Priority, ReadQueue};
 use crate::enrich::request::{Group, Request};
 use crate::event::{Millis, ObjectTypeId};
-use crate::hubspot::call::{AssociationInput, LimitClass, READ_ASSOCIATIONS_MAX, READ_RECORDS_MAX};
+use crate::hubspot::call::{AssociationInput, LimitClass, READ_ASSOCIATIONS_MAX, Sensitivity};
 
 use super::{Context, Portal};
 
@@ -188,13 +188,16 @@ impl Portal {
         }
         let definitions = self.shared.definitions.entry(of.clone()).or_default();
         let due = definitions.is_due(DEFINITIONS_TTL, ctx.now);
-        let known = definitions.is_usable();
+        let known = definitions.is_usable(DEFINITIONS_TTL, ctx.now);
         if due {
             definitions.loading = true;
-            return Some(Request::Definitions(of.clone()));
+            self.shared.gathered.remove(of);
+            let first = Sensitivity::NonSensitive;
+            return Some(Request::Definitions(of.clone(), first));
         }
         let waiting = self.to_read.get(of).map_or(0, ReadQueue::len);
-        if !known || !self.may_go(&Group::Records(of.clone()), waiting, READ_RECORDS_MAX) {
+        let full = ctx.plans.of(of).batch_max();
+        if !known || !self.may_go(&Group::Records(of.clone()), waiting, full) {
             return None;
         }
         self.begin_reads(of, ctx)
@@ -208,25 +211,32 @@ impl Portal {
     ) -> Option<Request> {
         let mut ids = Vec::new();
         let mut changed: BTreeSet<String> = BTreeSet::new();
-        while ids.len() < READ_RECORDS_MAX
+        let plan = ctx.plans.of(of);
+        let full = plan.batch_max();
+        while ids.len() < full
             && let Some(queue) = self.to_read.get_mut(of).filter(|queue| !queue.is_empty())
         {
-            for id in queue.take(READ_RECORDS_MAX - ids.len()) {
+            for id in queue.take(full - ids.len()) {
                 if let Some(job) = self.begin_read(&(of.clone(), id.clone()), ctx.plans) {
                     changed.extend(job.changed_properties().map(str::to_owned));
                     ids.push((id, job.id));
                 }
             }
         }
-        let properties = ctx.plans.of(of).property_names(
-            of,
-            self.shared.definitions_of(of),
-            changed.iter().map(String::as_str),
-        );
+        let definitions = self.shared.definitions_of(of);
+        let external_id = ctx.plans.external_id(&self.id, of);
+        let wanted = changed.iter().map(String::as_str).chain(external_id);
+        let properties = plan.property_names(of, definitions, wanted);
+        let with_history = properties
+            .iter()
+            .filter(|name| plan.previous_values && changed.contains(*name))
+            .cloned()
+            .collect();
         (!ids.is_empty()).then(|| Request::Records {
             object_type_id: of.clone(),
             ids,
             properties,
+            with_history,
         })
     }
 

@@ -2,14 +2,12 @@
 
 use std::collections::VecDeque;
 
-use crate::enrich::cache::DEFINITIONS_AGE_MIN;
 use crate::enrich::job::{Job, Key, Lane, Reading, Work, needs_read};
 use crate::enrich::priority::Priority;
 use crate::enrich::protocol::Ending;
 use crate::enrich::request::Group;
 use crate::event::{
-    Event, EventBody, Millis, ObjectChange, ObjectEvent, ObjectId, ObjectTypeId, Tombstone,
-    TombstoneReason,
+    Event, EventBody, ObjectChange, ObjectEvent, ObjectId, ObjectTypeId, Tombstone, TombstoneReason,
 };
 
 use super::{Context, Portal};
@@ -40,7 +38,7 @@ impl Portal {
         if ctx.memory.is_erased(&self.id, &key) {
             ctx.effects.end(&event.id, Ending::Purged);
         } else {
-            self.note_unknown_property(&key.0, &event, ctx.now);
+            self.note_unknown_property(&key.0, &event, ctx);
             let work = if needs_read(&event) {
                 Work::Read(Reading::default())
             } else {
@@ -51,25 +49,35 @@ impl Portal {
         1
     }
 
-    /// A property we have no definition of: read the definitions again before the record.
+    /// A property we have no definition of: read the definitions again before the record. Of a sensitive one there is
+    /// none, unless these are asked for.
     pub(super) fn note_unknown_property(
         &mut self,
         object_type_id: &ObjectTypeId,
         event: &Event,
-        now: Millis,
+        ctx: &Context<'_>,
     ) {
         let EventBody::Object(ObjectEvent {
-            change: ObjectChange::PropertyChanged { property_name, .. },
+            change:
+                ObjectChange::PropertyChanged {
+                    property_name,
+                    is_sensitive,
+                    ..
+                },
             ..
         }) = &event.body
         else {
             return;
         };
+        if *is_sensitive && ctx.plans.of(object_type_id).sensitivity.len() == 1 {
+            return;
+        }
         let known = self.shared.definitions_of(object_type_id);
         if known.is_some_and(|definitions| definitions.get(property_name).is_none())
             && let Some(cached) = self.shared.definitions.get_mut(object_type_id)
         {
-            cached.outdate_older_than(DEFINITIONS_AGE_MIN, now);
+            let name = format!("{object_type_id}/{property_name}");
+            self.shared.absent.look_again(cached, name, ctx.now);
         }
     }
 

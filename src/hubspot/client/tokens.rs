@@ -156,6 +156,7 @@ mod tests {
     fn tokens(token: &str) -> Result<Tokens, TokenError> {
         let config = PortalConfig {
             access_token: Secret::new(token),
+            external_id: std::collections::BTreeMap::new(),
         };
         Tokens::new(&BTreeMap::from([("8241".to_owned(), config)]))
     }

@@ -30,6 +30,7 @@ fn client(base_url: &str, timeout: Duration) -> HubSpot {
 fn tokens() -> Tokens {
     let config = PortalConfig {
         access_token: Secret::new("pat-na1-secret"),
+        external_id: std::collections::BTreeMap::new(),
     };
     Tokens::new(&BTreeMap::from([("8241".to_owned(), config)])).unwrap()
 }
@@ -389,6 +390,7 @@ async fn a_token_is_refreshed_from_its_file_after_a_401() {
     std::fs::write(&path, "old").unwrap();
     let config = PortalConfig {
         access_token: Secret::new(format!("file:{}", path.display())),
+        external_id: std::collections::BTreeMap::new(),
     };
     let tokens = Tokens::new(&BTreeMap::from([("8241".to_owned(), config)])).unwrap();
     let server = Server::start(Deed::Reply(reply(401, "", "{}"))).await;

@@ -40,8 +40,9 @@ pub(super) fn answer(
         Call::ReadAssociations { .. } => associations::batch(status, body),
         Call::ListOwners { .. } => owners::page(body),
         Call::ReadOwner { .. } => owners::owner(body),
-        Call::ListProperties { .. } => definitions::properties(body),
+        Call::ListProperties { sensitivity, .. } => definitions::properties(body, *sensitivity),
         Call::ListPipelines { .. } => definitions::pipelines(body),
+        Call::ListAssociationLabels { .. } => associations::labels(body),
     }
 }
 
@@ -162,6 +163,7 @@ impl<'de> Deserialize<'de> for LossyText {
 mod tests {
     use super::*;
     use crate::event::{ObjectTypeId, OwnerId};
+    use crate::hubspot::call::Sensitivity;
     use proptest::prelude::*;
 
     fn every_call() -> Vec<Call> {
@@ -193,6 +195,11 @@ mod tests {
             },
             Call::ListProperties {
                 object_type_id: object_type_id.clone(),
+                sensitivity: Sensitivity::NonSensitive,
+            },
+            Call::ListAssociationLabels {
+                from: object_type_id.clone(),
+                to: object_type_id.clone(),
             },
             Call::ListPipelines { object_type_id },
         ]
@@ -211,6 +218,10 @@ mod tests {
             "results",
             "id",
             "properties",
+            "propertiesWithHistory",
+            "value",
+            "timestamp",
+            "displayOrder",
             "completedAt",
             "errors",
             "category",
