@@ -460,6 +460,8 @@ fn on_one_line(json: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -491,6 +493,66 @@ mod tests {
                 PropertyValue::Text(digits.into())
             );
         }
+    }
+
+    #[test]
+    fn the_readmes_sample_is_a_message() {
+        let readme = include_str!("../../README.md");
+        let mut blocks = readme.split("```json\n").skip(1);
+        let block = blocks.find(|block| block.contains("specversion")).unwrap();
+        let text = block.split("```").next().unwrap();
+        let sample: EnrichedEvent = serde_json::from_str(text).unwrap();
+        let shown: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            serde_json::to_value(&sample).unwrap(),
+            shown,
+            "every field is one of ours"
+        );
+        assert_eq!(
+            EnrichedEvent::new(sample.data.clone()),
+            sample,
+            "the envelope follows"
+        );
+    }
+
+    #[test]
+    fn what_an_earlier_version_wrote_is_read_and_what_it_read_is_written() {
+        let data = json!({
+            "portal_id": "1", "object_type": "contact", "object_type_id": "0-1", "object_id": "2",
+            "version": "000000000000001-000000000000001", "events": [], "record":
+                {"properties": {"a": "b"}, "created_at": null, "updated_at": null, "archived": false},
+            "pipeline": {"id": "p", "label": null, "stage": {"id": "s", "label": null, "closed": null}},
+            "enrichment": {"status": "complete", "fetched_at": null}
+        });
+        let read: EnrichedData = serde_json::from_value(data.clone()).unwrap();
+        let written = serde_json::to_value(&read).unwrap();
+        for (key, value) in data.as_object().unwrap() {
+            if key != "record" {
+                assert_eq!(
+                    &written[key], value,
+                    "nothing is added where there is nothing to say"
+                );
+            }
+        }
+        assert_eq!(
+            written["record"]["properties"],
+            data["record"]["properties"]
+        );
+    }
+
+    #[test]
+    fn a_typed_value_of_an_event_keeps_its_digits_through_every_nesting() {
+        let event = json!({
+            "id": "1", "portal_id": "1", "subscription_type": "object.propertyChange",
+            "occurred_at": "2026-11-23T10:00:00.123Z", "received_at": "2026-11-23T10:00:00.123Z",
+            "entity": "object", "object_type_id": "0-1", "object_id": "2",
+            "kind": "property_changed", "property_name": "size", "property_value": "12.50"
+        });
+        let mut event: Event = serde_json::from_value(event).unwrap();
+        event.value = Some(PropertyValue::number("12.50"));
+        let text = serde_json::to_string(&event).unwrap();
+        assert!(text.contains(r#""value":12.50,"#), "{text}");
+        assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event);
     }
 
     #[test]

@@ -15,10 +15,14 @@ use crate::helpers::eventually;
 use crate::helpers::queue::{drain, drain_bodies};
 use crate::helpers::relay::{Bus, RelayProcess};
 
-const PORTAL: u64 = 8241;
-const ARRIVAL_MAX: Duration = Duration::from_secs(30);
+pub(crate) const PORTAL: u64 = 8241;
+pub(crate) const ARRIVAL_MAX: Duration = Duration::from_secs(30);
 
-async fn world(bus: &Bus, portal: PortalOptions, more: &str) -> (Simulator, RelayProcess) {
+pub(crate) async fn world(
+    bus: &Bus,
+    portal: PortalOptions,
+    more: &str,
+) -> (Simulator, RelayProcess) {
     let portals = vec![portal];
     let options = SimulatorOptions {
         portals: portals.clone(),
@@ -29,7 +33,7 @@ async fn world(bus: &Bus, portal: PortalOptions, more: &str) -> (Simulator, Rela
     (simulator, relay)
 }
 
-fn lines(relay: &RelayProcess) -> Vec<EnrichedEvent> {
+pub(crate) fn lines(relay: &RelayProcess) -> Vec<EnrichedEvent> {
     let text = std::fs::read_to_string(relay.ndjson_path()).unwrap_or_default();
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole
@@ -39,7 +43,7 @@ fn lines(relay: &RelayProcess) -> Vec<EnrichedEvent> {
 }
 
 /// The first message that `wanted` accepts.
-async fn arrives(
+pub(crate) async fn arrives(
     relay: &RelayProcess,
     what: &str,
     wanted: impl Fn(&EnrichedEvent) -> bool,
