@@ -138,11 +138,11 @@ metrics! {
 
     /// Calls to HubSpot's API, by endpoint and status class; 4xx without 429, failed without a whole answer.
     hubspot_calls_total: IntCounterVec = "crm_relay_hubspot_calls_total" [
-        "endpoint": "objects_batch_read" | "object" | "associations_batch_read" | "owners" | "owner" | "properties" | "pipelines",
+        "endpoint": "objects_batch_read" | "object" | "associations_batch_read" | "owners" | "owner" | "properties" | "pipelines" | "association_labels",
         "status": "2xx" | "4xx" | "429" | "5xx" | "failed"];
     /// Time of a call to HubSpot's API.
     hubspot_call_duration_seconds: HistogramVec = "crm_relay_hubspot_call_duration_seconds" ["endpoint":
-        "objects_batch_read" | "object" | "associations_batch_read" | "owners" | "owner" | "properties" | "pipelines"] in SECONDS;
+        "objects_batch_read" | "object" | "associations_batch_read" | "owners" | "owner" | "properties" | "pipelines" | "association_labels"] in SECONDS;
     /// Records named in one batch read.
     hubspot_records_per_read: Histogram = "crm_relay_hubspot_records_per_read" in SIZES;
 

@@ -98,7 +98,9 @@ pub fn record(read: &RecordRead, definitions: Option<&Definitions>, events: &[Ev
         {
             sensitive.push(name.to_owned());
         }
-        let is_cleared = change.value.is_none() && !properties.contains_key(name);
+        // What has no definition was not asked for.
+        let was_read = definitions.is_none() || definition(name).is_some();
+        let is_cleared = was_read && change.value.is_none() && !properties.contains_key(name);
         if is_cleared {
             properties.insert(name.to_owned(), PropertyValue::Null);
         }

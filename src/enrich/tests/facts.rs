@@ -560,3 +560,29 @@ fn a_stage_that_is_new_is_looked_up_and_one_that_is_gone_is_not_looked_for_again
     assert_eq!(stage.label.as_deref(), Some("Stage 2"));
     assert_eq!(stage.ticket_state.as_deref(), Some("OPEN"));
 }
+
+#[test]
+fn associations_are_read_to_the_end_or_said_to_be_cut() {
+    for (count, cut) in [(40, false), (41, true)] {
+        let mut world = World::new();
+        world.record("1", 5, &[]);
+        let ids = (0..count).map(|id: i32| id.to_string()).collect();
+        world.model.associated.insert("1".into(), ids);
+        world.deliver(vec![created("1", 5)]);
+        world.settle();
+        let data = &world.only_message().data;
+        assert_eq!(data.associations["company"].len(), 40, "20 pages of two");
+        let reasons: Vec<_> = data
+            .enrichment
+            .problems
+            .iter()
+            .map(|one| one.reason)
+            .collect();
+        let expected = if cut {
+            vec![ProblemReason::Truncated]
+        } else {
+            Vec::new()
+        };
+        assert_eq!(reasons, expected);
+    }
+}
