@@ -138,12 +138,12 @@ metrics! {
 
     /// Calls to HubSpot's API, by endpoint and status class; 4xx without 429, failed without a whole answer.
     hubspot_calls_total: IntCounterVec = "crm_relay_hubspot_calls_total" [
-        "endpoint": "objects_batch_read" | "object" | "associations_batch_read" | "owners" | "owner" | "properties" | "pipelines" | "schemas" |
+        "endpoint": "objects_batch_read" | "object" | "associations_batch_read" | "owners" | "owner" | "properties" | "pipelines" | "association_labels" | "schemas" |
             "file" | "file_signed_url" | "conversation_thread" | "conversation_message" | "conversation_actors",
         "status": "2xx" | "4xx" | "429" | "5xx" | "failed"];
     /// Time of a call to HubSpot's API.
     hubspot_call_duration_seconds: HistogramVec = "crm_relay_hubspot_call_duration_seconds" ["endpoint":
-        "objects_batch_read" | "object" | "associations_batch_read" | "owners" | "owner" | "properties" | "pipelines" | "schemas" |
+        "objects_batch_read" | "object" | "associations_batch_read" | "owners" | "owner" | "properties" | "pipelines" | "association_labels" | "schemas" |
             "file" | "file_signed_url" | "conversation_thread" | "conversation_message" | "conversation_actors"] in SECONDS;
     /// Requests for an access token by a refresh token, by outcome; failed means that trying again may help.
     hubspot_token_refreshes_total: IntCounterVec = "crm_relay_hubspot_token_refreshes_total" ["outcome":

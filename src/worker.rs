@@ -78,7 +78,7 @@ impl Worker {
         let fan_out = FanOut::new(&config.destination, bus.clone(), metrics.clone())?;
         let parts = Arc::new(Parts::new(bus, hubspot, fan_out, metrics));
         let stopping = CancellationToken::new();
-        let plans = Plans::new(&config.enrich);
+        let plans = Plans::new(&config.enrich).with_portals(&config.portal);
         let share = Share::new(config.hubspot.budget_share).unwrap_or(Share::WHOLE);
         let shared_out = parts.bus.join();
         let mut shells = JoinSet::new();

@@ -152,6 +152,7 @@ fn event(portal: usize, now: Millis) -> Event {
         attempt_number: 0,
         change_source: None,
         source_id: None,
+        value: None,
         body: EventBody::Object(ObjectEvent {
             object_type_id: ObjectTypeId::from_name("contact"),
             object_id: "1".into(),
@@ -174,6 +175,7 @@ fn answer(call: &Call, portal: usize, now: Millis) -> Answered {
                 created_at: Some(now),
                 updated_at: Some(now),
                 archived: false,
+                history: BTreeMap::new(),
             }],
             completed_at: now,
         },
@@ -220,10 +222,7 @@ fn definition(name: String, n: usize) -> PropertyDefinition {
         .to_owned(),
         field_type: if is_selection { "select" } else { "text" }.to_owned(),
         options: (0..OPTIONS).filter(|_| is_selection).map(option).collect(),
-        referenced_object_type: None,
-        has_unique_value: false,
-        hidden: false,
-        calculated: false,
+        ..PropertyDefinition::default()
     }
 }
 

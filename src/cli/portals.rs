@@ -132,6 +132,7 @@ impl Put {
             refresh_token,
             app: self.app,
             paused: self.paused,
+            ..PortalConfig::default()
         };
         portals::check(id, &portal, &Apps::new(&config.app), &folder)?;
         Ok(folder.write(id, &portal)?)

@@ -164,6 +164,9 @@ pub struct PortalConfig {
     /// Whether no call is made for it, and its events are kept. Default `false`.
     #[serde(skip_serializing_if = "is_false")]
     pub paused: bool,
+    /// By object type, the property that this portal's other systems know a record by; over the type's own.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub external_id: BTreeMap<String, String>,
 }
 
 /// `[portals]`
@@ -194,6 +197,15 @@ pub struct EnrichConfig {
     /// own. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub thread: bool,
+    /// Whether messages also hold HubSpot's own text of every value. Default false.
+    pub raw: bool,
+    /// Whether messages also say what changed properties held before. Records are then read 50 at a time instead
+    /// of 100. Default false.
+    pub previous_values: bool,
+    /// The property that other systems know a record by. Default none.
+    pub external_id: Option<String>,
+    /// Which of the sensitive properties to read as well. Default none.
+    pub sensitivity: Vec<SensitivityLevel>,
 }
 
 /// What is read of attached files.
@@ -204,6 +216,16 @@ pub enum AttachmentsConfig {
     Metadata,
     /// That, and URLs by which whoever has them can fetch private files for a while.
     SignedUrls,
+}
+
+/// A level of sensitivity that a token needs a scope for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SensitivityLevel {
+    /// `crm.objects.<type>.sensitive.read.v2`
+    Sensitive,
+    /// `crm.objects.<type>.highly_sensitive.read.v2`
+    HighlySensitive,
 }
 
 /// `[destination.<name>]`

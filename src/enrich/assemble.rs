@@ -4,26 +4,27 @@ use std::collections::BTreeMap;
 
 use crate::event::{
     Association, AssociationLabel, EnrichedData, EnrichedEvent, Enrichment, EnrichmentPart,
-    EnrichmentProblem, EnrichmentStatus, Event, ObjectId, ObjectTypeId, Owner, OwnerId, Pipeline,
-    PipelineStage, PortalId, ProblemReason, PropertyValue, Tombstone, Version,
+    EnrichmentProblem, EnrichmentStatus, Event, EventBody, ObjectId, ObjectTypeId, Owner, OwnerId,
+    Pipeline, PipelineStage, PortalId, ProblemReason, PropertyValue, Record, Tombstone, Version,
 };
 use crate::hubspot::call::{PipelineDefinition, RecordRead};
 
-use super::cache::{OwnerLookup, Problem, Shared};
+use super::cache::{Cached, OwnerLookup, Problem, Shared};
 use super::conversations;
 use super::job::{AssociationsRead, Key, PagesState, Reading, RecordOutcome};
-use super::plan::{OWNER_PROPERTIES, pipeline_properties};
-use super::typed;
+use super::plan::{OWNER_PROPERTIES, Plans, pipeline_properties};
+use super::{history, identifiers, typed};
 
 /// A message without anything read: a tombstone, a conversation, an unknown event.
 pub fn unread(
     portal_id: &PortalId,
     key: &Key,
     version: Version,
-    events: Vec<Event>,
+    mut events: Vec<Event>,
     tombstone: Option<Tombstone>,
     shared: &Shared,
 ) -> EnrichedEvent {
+    explain(&mut events, key, shared);
     EnrichedEvent::new(EnrichedData {
         tombstone,
         object_schema: shared.schemas.of(&key.0).cloned(),
@@ -39,10 +40,12 @@ pub fn read(
     portal_id: &PortalId,
     key: &Key,
     version: Version,
-    events: Vec<Event>,
+    mut events: Vec<Event>,
     reading: Reading,
     shared: &Shared,
+    plans: &Plans,
 ) -> EnrichedEvent {
+    explain(&mut events, key, shared);
     let stale = reading.stale;
     let fetched_at = reading.completed_at;
     let outcome = reading
@@ -62,17 +65,37 @@ pub fn read(
         }
         RecordOutcome::Found(record) => {
             problems.extend(shared_problems(&key.0, &record, shared));
+            problems.extend(label_problems(&events, shared));
             let status = match (stale, problems.is_empty()) {
                 (true, _) => EnrichmentStatus::Stale,
                 (false, true) => EnrichmentStatus::Complete,
                 (false, false) => EnrichmentStatus::Partial,
             };
+            let schema = shared.schemas.of(&key.0);
+            let plan = plans.of(&key.0, schema);
+            let definitions = shared.definitions_of(&key.0);
+            let previous_values = if plan.previous_values {
+                history::previous_values(&record, &events, definitions)
+            } else {
+                BTreeMap::new()
+            };
+            let external_id = plans.external_id(portal_id, &key.0, schema);
+            let external_id = external_id.and_then(|name| record.properties.get(name).cloned());
+            let (owners, owner_lists) = owners(&key.0, &record, shared);
+            let typed = typed::record(&record, definitions, &events);
             EnrichedData {
-                owners: owners(&key.0, &record, shared),
+                external_id,
+                identifiers: identifiers::of(&key.0, &typed, definitions),
+                previous_values,
+                owners,
+                owner_lists,
                 associations: associations(reading.associations),
                 attachments: reading.attachments,
                 pipeline: pipeline(&key.0, &record, shared),
-                record: Some(typed::record(&record, shared.definitions_of(&key.0))),
+                record: Some(Record {
+                    raw: plan.raw.then_some(record.properties),
+                    ..typed
+                }),
                 ..bare(portal_id, key, version, events, status)
             }
         }
@@ -102,27 +125,78 @@ pub fn read(
     })
 }
 
-/// The owner ids that a record names, by property.
+/// The owners that one property names.
+pub enum OwnerIds {
+    One(OwnerId),
+    Several(Vec<OwnerId>),
+}
+
+impl OwnerIds {
+    /// All of them.
+    pub fn as_slice(&self) -> &[OwnerId] {
+        match self {
+            Self::One(id) => std::slice::from_ref(id),
+            Self::Several(ids) => ids,
+        }
+    }
+}
+
+/// The owners that a record names, by property: its owner, and whatever is defined to hold ids of owners. A multiple
+/// selection is a list even when it names one.
 pub fn owner_ids(
     record: &RecordRead,
     object_type_id: &ObjectTypeId,
     shared: &Shared,
-) -> Vec<(String, OwnerId)> {
-    let custom = shared
-        .definitions_of(object_type_id)
+) -> BTreeMap<String, OwnerIds> {
+    let definitions = shared.definitions_of(object_type_id);
+    let defined = definitions
         .into_iter()
         .flat_map(typed::Definitions::iter)
-        .filter(|definition| definition.referenced_object_type.as_deref() == Some("OWNER"))
-        .map(|definition| definition.name.as_str());
-    let mut ids: BTreeMap<&str, OwnerId> = BTreeMap::new();
-    for name in OWNER_PROPERTIES.into_iter().chain(custom) {
-        if let Some(id) = record.properties.get(name).filter(|id| is_owner_id(id)) {
-            ids.insert(name, id.as_str().into());
-        }
-    }
-    ids.into_iter()
-        .map(|(name, id)| (name.to_owned(), id))
-        .collect()
+        .filter(|definition| definition.references_owners())
+        .map(|definition| {
+            (
+                definition.name.as_str(),
+                definition.field_type == "checkbox",
+            )
+        });
+    let always = OWNER_PROPERTIES.map(|name| (name, false));
+    let ids = |(name, is_list): (&str, bool)| {
+        let text = record.properties.get(name)?;
+        let mut ids: Vec<OwnerId> = text
+            .split(';')
+            .filter(|id| is_owner_id(id))
+            .map(Into::into)
+            .collect();
+        let ids = match ids.len() {
+            0 => return None,
+            1 if !is_list => OwnerIds::One(ids.remove(0)),
+            _ => OwnerIds::Several(ids),
+        };
+        Some((name.to_owned(), ids))
+    };
+    always.into_iter().chain(defined).filter_map(ids).collect()
+}
+
+/// Whether one of the portal's pipelines is the record's, with its stage.
+pub fn knows_stage(
+    record: &RecordRead,
+    object_type_id: &ObjectTypeId,
+    pipelines: &[PipelineDefinition],
+) -> bool {
+    let (pipeline_name, stage_name) = pipeline_properties(object_type_id);
+    let is = |name: &str, id: &String| record.properties.get(name) == Some(id);
+    let pipeline = pipelines.iter().find(|one| is(pipeline_name, &one.id));
+    pipeline.is_some_and(|pipeline| {
+        let mut stages = pipeline.stages.iter();
+        !record.properties.contains_key(stage_name) || stages.any(|stage| is(stage_name, &stage.id))
+    })
+}
+
+/// What names the record's pipeline and stage among all of the portal's.
+pub fn stage_name(record: &RecordRead, object_type_id: &ObjectTypeId) -> String {
+    let (pipeline, stage) = pipeline_properties(object_type_id);
+    let id = |name: &str| record.properties.get(name).map_or("", String::as_str);
+    format!("{object_type_id}/{}/{}", id(pipeline), id(stage))
 }
 
 /// Whether a record stands in a pipeline.
@@ -131,9 +205,46 @@ pub fn stands_in_pipeline(record: &RecordRead, object_type_id: &ObjectTypeId) ->
     record.properties.contains_key(pipeline)
 }
 
-/// Owner ids are numbers; a list of owners in one property is left as text.
+/// Owner ids are numbers.
 fn is_owner_id(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Gives the events typed values and labels, as far as these are known.
+fn explain(events: &mut [Event], key: &Key, shared: &Shared) {
+    typed::type_events(events, shared.definitions_of(&key.0));
+    for event in events {
+        if let EventBody::Association(edge) = &mut event.body {
+            edge.label = shared.label_of(edge).map(str::to_owned);
+        }
+    }
+}
+
+/// Labels of the events' associations that may not be read.
+fn label_problems(events: &[Event], shared: &Shared) -> Vec<EnrichmentProblem> {
+    let mut problems = Vec::new();
+    for event in events {
+        let EventBody::Association(edge) = &event.body else {
+            continue;
+        };
+        let pair = (
+            edge.from_object_type_id.clone(),
+            edge.to_object_type_id.clone(),
+        );
+        let labels = shared.labels.get(&pair).filter(|_| edge.needs_label());
+        if let Some(Err(problem)) = labels.and_then(Cached::get) {
+            let problem = EnrichmentProblem {
+                part: EnrichmentPart::Associations,
+                reason: problem.reason,
+                object_type: Some(pair.1.name().to_owned()),
+                missing_scopes: problem.missing_scopes.clone(),
+            };
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
+    }
+    problems
 }
 
 fn bare(
@@ -149,10 +260,14 @@ fn bare(
         object_type_id: key.0.clone(),
         object_schema: None,
         object_id: key.1.clone(),
+        external_id: None,
         version,
         events,
         record: None,
+        identifiers: BTreeMap::new(),
+        previous_values: BTreeMap::new(),
         owners: BTreeMap::new(),
+        owner_lists: BTreeMap::new(),
         associations: BTreeMap::new(),
         pipeline: None,
         attachments: None,
@@ -226,7 +341,7 @@ fn shared_problems(
         )
         .collect();
     let absent = |id: &OwnerId| matches!(shared.owners.find(id), OwnerLookup::Absent);
-    if owner_ids.iter().any(|(_, id)| absent(id)) {
+    if owner_ids.values().flat_map(OwnerIds::as_slice).any(absent) {
         problems.push(problem(
             EnrichmentPart::Owners,
             ProblemReason::NotFound,
@@ -236,21 +351,24 @@ fn shared_problems(
     problems
 }
 
+/// Owners, and lists of owners, by property.
 fn owners(
     object_type_id: &ObjectTypeId,
     record: &RecordRead,
     shared: &Shared,
-) -> BTreeMap<String, Owner> {
-    owner_ids(record, object_type_id, shared)
-        .into_iter()
-        .map(|(name, id)| {
-            let owner = match shared.owners.find(&id) {
-                OwnerLookup::Known(owner) => owner.clone(),
-                OwnerLookup::Absent | OwnerLookup::Unknown => unread_owner(id),
-            };
-            (name, owner)
-        })
-        .collect()
+) -> (BTreeMap<String, Owner>, BTreeMap<String, Vec<Owner>>) {
+    let owner = |id: OwnerId| match shared.owners.find(&id) {
+        OwnerLookup::Known(owner) => owner.clone(),
+        OwnerLookup::Absent | OwnerLookup::Unknown => unread_owner(id),
+    };
+    let (mut owners, mut lists) = (BTreeMap::new(), BTreeMap::new());
+    for (name, ids) in owner_ids(record, object_type_id, shared) {
+        match ids {
+            OwnerIds::One(id) => _ = owners.insert(name, owner(id)),
+            OwnerIds::Several(ids) => _ = lists.insert(name, ids.into_iter().map(owner).collect()),
+        }
+    }
+    (owners, lists)
 }
 
 fn unread_owner(id: OwnerId) -> Owner {
@@ -321,6 +439,7 @@ fn pipeline(
     Some(Pipeline {
         id: pipeline_id.clone(),
         label: definition.map(|definition| definition.label.clone()),
+        display_order: definition.and_then(|definition| definition.display_order),
         stage: record
             .properties
             .get(stage_name)
@@ -333,9 +452,11 @@ fn stage(id: &str, pipeline: Option<&PipelineDefinition>) -> PipelineStage {
     PipelineStage {
         id: id.to_owned(),
         label: definition.map(|definition| definition.label.clone()),
+        display_order: definition.and_then(|definition| definition.display_order),
         closed: definition.and_then(|definition| definition.closed),
         probability: definition
             .and_then(|definition| definition.probability.as_deref())
             .map(PropertyValue::number),
+        ticket_state: definition.and_then(|definition| definition.ticket_state.clone()),
     }
 }

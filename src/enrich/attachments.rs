@@ -257,6 +257,7 @@ mod tests {
             created_at: None,
             updated_at: None,
             archived: false,
+            history: BTreeMap::new(),
         };
         assert_eq!(ids(&record), ["7", "8"]);
     }

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::event::{EnrichmentPart, Millis, ObjectTypeId, Owner, OwnerId, ProblemReason};
-use crate::hubspot::call::PipelineDefinition;
+use crate::event::{
+    AssociationEvent, AssociationLabel, EnrichmentPart, Millis, ObjectTypeId, Owner, OwnerId,
+    ProblemReason,
+};
+use crate::hubspot::call::{PipelineDefinition, PropertyDefinition};
 
 use super::attachments::Files;
 use super::conversations::Actors;
@@ -20,6 +23,10 @@ pub const OWNERS_TTL: Duration = Duration::from_secs(600);
 pub const PROBLEM_TTL: Duration = Duration::from_secs(300);
 /// An unknown name reads the definitions again, but not sooner than this after the last time.
 pub const DEFINITIONS_AGE_MIN: Duration = Duration::from_secs(60);
+/// The most names that are remembered as looked for in vain.
+const ABSENT_NAMES_MAX: usize = 1_000;
+/// What has not been read for so many times its time is read again before it is used: nobody came to need it.
+const AGES_MAX: u32 = 2;
 /// The most pages of owners that are listed; owners beyond are read singly.
 pub const OWNER_PAGES_MAX: u32 = 100;
 /// The most owners of a portal that are known without being on the list; those asked for first are forgotten first.
@@ -80,6 +87,11 @@ impl<T> Cached<T> {
             }
     }
 
+    /// It lacks something: it is read again, unless it was read less than `age` ago.
+    pub fn outdate_older_than(&mut self, age: Duration, now: Millis) {
+        self.outdated |= !self.loading && now.since(self.read_at) >= age;
+    }
+
     pub fn set(&mut self, value: Result<T, Problem>, now: Millis) {
         self.value = Some(value);
         self.read_at = now;
@@ -87,16 +99,34 @@ impl<T> Cached<T> {
         self.outdated = false;
     }
 
-    /// Has the value read again, if it is at least `age` old. Until then the old one serves what is under way.
-    pub fn outdate_older_than(&mut self, age: Duration, now: Millis) {
-        if !self.loading && now.since(self.read_at) >= age {
-            self.outdated = true;
-        }
+    /// Whether it may be used: neither missing nor outdated, and not so old that nobody can have needed it lately.
+    pub fn is_usable(&self, ttl: Duration, now: Millis) -> bool {
+        let is_old = matches!(self.value, Some(Ok(_))) && now.since(self.read_at) >= ttl * AGES_MAX;
+        self.value.is_some() && !self.outdated && !is_old
     }
+}
 
-    /// What new reads may begin with: neither missing nor outdated.
-    pub fn is_usable(&self) -> bool {
-        self.value.is_some() && !self.outdated
+/// Names that were looked for in vain: each has what it should be in read again once, and not again for
+/// [`DEFINITIONS_TTL`]. So a name that HubSpot tells of and never defines costs one call an hour.
+#[derive(Debug)]
+pub struct Absent(Window<String, ()>);
+
+impl Default for Absent {
+    fn default() -> Self {
+        Self(Window::new(DEFINITIONS_TTL, ABSENT_NAMES_MAX))
+    }
+}
+
+impl Absent {
+    /// Has `cached`, which lacks `name`, read again, unless that was done for this name, or for any other less than
+    /// [`DEFINITIONS_AGE_MIN`] ago. Until it is read the old value serves what is under way.
+    pub fn look_again<T>(&mut self, cached: &mut Cached<T>, name: String, now: Millis) {
+        let is_young = now.since(cached.read_at) < DEFINITIONS_AGE_MIN;
+        if cached.loading || cached.outdated || is_young || self.0.get(&name).is_some() {
+            return;
+        }
+        cached.outdated = true;
+        self.0.insert(name, (), now);
     }
 }
 
@@ -104,7 +134,13 @@ impl<T> Cached<T> {
 #[derive(Debug, Default)]
 pub struct Shared {
     pub definitions: BTreeMap<ObjectTypeId, Cached<Definitions>>,
+    /// Definitions read so far, of a type whose levels of sensitivity are being read one by one, with what may not
+    /// be read of them.
+    pub gathered: BTreeMap<ObjectTypeId, (Vec<PropertyDefinition>, Option<Problem>)>,
     pub pipelines: BTreeMap<ObjectTypeId, Cached<Vec<PipelineDefinition>>>,
+    /// By the types that associations lead from and to.
+    pub labels: BTreeMap<(ObjectTypeId, ObjectTypeId), Cached<Vec<AssociationLabel>>>,
+    pub absent: Absent,
     pub owners: Owners,
     pub schemas: Schemas,
     pub files: Files,
@@ -124,7 +160,11 @@ impl Shared {
         object_type_id: &ObjectTypeId,
     ) -> Option<&Problem> {
         match part {
-            EnrichmentPart::Definitions => error(self.definitions.get(object_type_id)?),
+            EnrichmentPart::Definitions => {
+                let cached = self.definitions.get(object_type_id)?;
+                let known = cached.get()?.as_ref();
+                known.map_or_else(Some, Definitions::problem)
+            }
             EnrichmentPart::Pipeline => error(self.pipelines.get(object_type_id)?),
             EnrichmentPart::Owners => error(&self.owners.list),
             EnrichmentPart::Schema => self.schemas.problem(),
@@ -135,6 +175,25 @@ impl Shared {
             | EnrichmentPart::Actors => None,
         }
     }
+}
+
+impl Shared {
+    /// What the type of an edge is called; `None` when it has no label or none is known.
+    pub fn label_of(&self, edge: &AssociationEvent) -> Option<&str> {
+        let pair = (
+            edge.from_object_type_id.clone(),
+            edge.to_object_type_id.clone(),
+        );
+        let labels = self.labels.get(&pair)?.get()?.as_ref().ok()?;
+        let found = labels.iter().find(|label| is_type_of(label, edge))?;
+        found.label.as_deref()
+    }
+}
+
+/// Whether an edge is of the type that `label` is about.
+pub fn is_type_of(label: &AssociationLabel, edge: &AssociationEvent) -> bool {
+    edge.association_category.as_deref() == Some(&label.category)
+        && edge.association_type_id == Some(label.type_id)
 }
 
 fn error<T>(cached: &Cached<T>) -> Option<&Problem> {

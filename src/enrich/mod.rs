@@ -11,7 +11,8 @@
 //! - [`Plans`]: what to read, by object type;
 //! - `portal`: the jobs of one portal, from events to messages; `portals`: all of them, while they are in use;
 //! - `batch_max`: how large a batch may be;
-//! - `request`, `cache`, `pool`, `fresh`, `assemble`, [`typed`]: reads, what is shared, and what comes of them;
+//! - `request`, `cache`, `pool`, `fresh`: reads, and what is shared;
+//! - `assemble`, [`typed`], `identifiers`, `history`: what comes of them;
 //! - `schemas`, `attachments`, `conversations`: what is special about custom objects, engagements and threads;
 //! - [`budget`], `health`, `priority`: whether a call may be sent, and whose goes first;
 //! - `admission`: which deliveries are taken up now, and which are set aside so that they hold up nobody;
@@ -31,6 +32,8 @@ mod effects;
 mod engine;
 mod fresh;
 mod health;
+mod history;
+mod identifiers;
 mod job;
 mod memory;
 mod plan;

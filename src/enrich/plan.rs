@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{AttachmentsConfig, EnrichConfig};
-use crate::event::{ObjectSchema, ObjectTypeId, StandardObjectType};
+use crate::config::{AttachmentsConfig, EnrichConfig, PortalConfig, SensitivityLevel};
+use crate::event::{ObjectSchema, ObjectTypeId, PortalId, StandardObjectType};
+use crate::hubspot::call::{READ_RECORDS_MAX, READ_RECORDS_WITH_HISTORY_MAX, Sensitivity};
 
 use super::attachments::{ATTACHMENTS_PROPERTY, Reads};
+use super::identifiers;
 use super::typed::Definitions;
 
 /// The fetch plans of every object type.
@@ -14,6 +16,8 @@ pub struct Plans {
     by_type: BTreeMap<ObjectTypeId, Plan>,
     engagements: Plan,
     otherwise: Plan,
+    /// The properties that a portal's other systems know records by, where it has a word of its own.
+    external_ids: BTreeMap<PortalId, BTreeMap<ObjectTypeId, String>>,
 }
 
 /// What an engagement may be attached to, and is read with unless the configuration says otherwise: without it a call
@@ -21,7 +25,7 @@ pub struct Plans {
 const ENGAGEMENT_ASSOCIATIONS: [&str; 4] = ["contact", "company", "deal", "ticket"];
 
 /// What to read of the records of one type.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     properties: Selection,
     /// The types whose associations are read.
@@ -30,6 +34,13 @@ pub struct Plan {
     pub attachments: Option<Reads>,
     /// Whether threads are read; of conversations alone.
     pub thread: bool,
+    /// Whether messages hold HubSpot's own texts as well.
+    pub raw: bool,
+    /// Whether messages say what changed properties held before.
+    pub previous_values: bool,
+    /// The levels of sensitivity whose definitions are read, the plain one first.
+    pub sensitivity: BTreeSet<Sensitivity>,
+    external_id: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,7 +69,42 @@ impl Plans {
             by_type,
             engagements: Plan::new(&EnrichConfig::default(), true),
             otherwise: Plan::default(),
+            external_ids: BTreeMap::new(),
         }
+    }
+
+    /// The same, with what `[portal.*]` says of external ids over it.
+    #[must_use]
+    pub fn with_portals(self, configured: &BTreeMap<String, PortalConfig>) -> Self {
+        let of_portal = |portal: &PortalConfig| {
+            let by_name = portal.external_id.iter();
+            let by_type = by_name.map(|(name, to)| (ObjectTypeId::from_name(name), to.clone()));
+            by_type.collect()
+        };
+        let external_ids = configured
+            .iter()
+            .map(|(id, portal)| (id.as_str().into(), of_portal(portal)))
+            .collect();
+        Self {
+            external_ids,
+            ..self
+        }
+    }
+
+    /// The property that a portal's other systems know records of a type by.
+    #[must_use]
+    pub fn external_id(
+        &self,
+        portal_id: &PortalId,
+        object_type_id: &ObjectTypeId,
+        schema: Option<&ObjectSchema>,
+    ) -> Option<&str> {
+        let own = self
+            .external_ids
+            .get(portal_id)
+            .and_then(|by_type| by_type.get(object_type_id));
+        own.or(self.of(object_type_id, schema).external_id.as_ref())
+            .map(String::as_str)
     }
 
     /// The plan for `object_type_id`. That of a custom object may go by its name: of several the id's comes first, then
@@ -112,11 +158,31 @@ impl Plan {
                 AttachmentsConfig::SignedUrls => Reads::SignedUrls,
             }),
             thread: config.thread,
+            raw: config.raw,
+            previous_values: config.previous_values,
+            sensitivity: levels(&config.sensitivity),
+            external_id: config.external_id.clone(),
         }
     }
 
+    /// The most records that one call reads.
+    #[must_use]
+    pub fn batch_max(&self) -> usize {
+        if self.previous_values {
+            READ_RECORDS_WITH_HISTORY_MAX
+        } else {
+            READ_RECORDS_MAX
+        }
+    }
+
+    /// The level of sensitivity whose definitions are read after those of `level`.
+    #[must_use]
+    pub fn sensitivity_after(&self, level: Sensitivity) -> Option<Sensitivity> {
+        self.sensitivity.iter().find(|next| **next > level).copied()
+    }
+
     /// The names of the properties to read, each once: the plan's own, those that `changed`, and those
-    /// that owners and pipelines are found by. Without definitions the plan's own are what it names.
+    /// that owners, pipelines and identifiers are found by. Without definitions the plan's own are what it names.
     #[must_use]
     pub fn property_names<'a>(
         &'a self,
@@ -143,11 +209,34 @@ impl Plan {
                     .map(|definition| definition.name.as_str()),
             ),
         }
+        names.extend(identifiers::names(object_type_id, definitions));
         if let Some(definitions) = definitions {
+            let owners = definitions
+                .iter()
+                .filter(|of| of.references_owners() && !of.hidden);
+            names.extend(owners.map(|definition| definition.name.as_str()));
             names.retain(|name| definitions.get(name).is_some());
         }
         names.into_iter().map(str::to_owned).collect()
     }
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self::new(&EnrichConfig::default(), false)
+    }
+}
+
+/// The levels that definitions are read of: the plain one always.
+fn levels(configured: &[SensitivityLevel]) -> BTreeSet<Sensitivity> {
+    let level = |level: &SensitivityLevel| match level {
+        SensitivityLevel::Sensitive => Sensitivity::Sensitive,
+        SensitivityLevel::HighlySensitive => Sensitivity::HighlySensitive,
+    };
+    let asked = configured.iter().map(level);
+    std::iter::once(Sensitivity::NonSensitive)
+        .chain(asked)
+        .collect()
 }
 
 /// The property that names a record's owner, on every type that has one.

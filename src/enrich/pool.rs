@@ -60,12 +60,8 @@ mod tests {
             name: name.to_owned(),
             value_type: "string".to_owned(),
             field_type: "text".to_owned(),
-            options: Default::default(),
-            referenced_object_type: None,
-            has_unique_value: false,
             hubspot_defined: true,
-            hidden: false,
-            calculated: false,
+            ..PropertyDefinition::default()
         }
     }
 

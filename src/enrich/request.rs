@@ -1,7 +1,7 @@
 //! A call under way, with the jobs that wait for it.
 
 use crate::event::{CONVERSATION, ObjectId, ObjectTypeId, OwnerId};
-use crate::hubspot::call::{AssociationInput, Call, LimitClass};
+use crate::hubspot::call::{AssociationInput, Call, LimitClass, Sensitivity};
 
 use super::batch_max::{BatchKind, SplitId};
 use super::job::{JobId, Key};
@@ -14,6 +14,8 @@ pub enum Request {
         object_type_id: ObjectTypeId,
         ids: Vec<(ObjectId, JobId)>,
         properties: Vec<String>,
+        /// Those of them to read with what they held before.
+        with_history: Vec<String>,
         /// The refused batch that it is a half of.
         half_of: Option<SplitId>,
     },
@@ -31,10 +33,15 @@ pub enum Request {
         /// The refused batch that it is a half of.
         half_of: Option<SplitId>,
     },
-    /// The definitions of a type.
-    Definitions(ObjectTypeId),
+    /// The definitions of a type, of one level of sensitivity.
+    Definitions(ObjectTypeId, Sensitivity),
     /// The pipelines of a type.
     Pipelines(ObjectTypeId),
+    /// The association types from one type to another.
+    Labels {
+        from: ObjectTypeId,
+        to: ObjectTypeId,
+    },
     /// A page of owners.
     OwnerPage {
         archived: bool,
@@ -71,7 +78,7 @@ impl Request {
     /// The limit it counts against.
     pub fn limit_class(&self) -> LimitClass {
         match self {
-            Self::Associations { .. } => LimitClass::Associations,
+            Self::Associations { .. } | Self::Labels { .. } => LimitClass::Associations,
             _ => LimitClass::Burst,
         }
     }
@@ -91,8 +98,9 @@ impl Request {
     pub fn is_shared(&self) -> bool {
         matches!(
             self,
-            Self::Definitions(_)
+            Self::Definitions(..)
                 | Self::Pipelines(_)
+                | Self::Labels { .. }
                 | Self::OwnerPage { .. }
                 | Self::Owner { .. }
                 | Self::Schemas
@@ -109,7 +117,8 @@ impl Request {
                 object_type_id
             }
             Self::Associations { to, .. } => to,
-            Self::Definitions(of) | Self::Pipelines(of) => of,
+            Self::Definitions(of, _) | Self::Pipelines(of) => of,
+            Self::Labels { to, .. } => to,
             Self::OwnerPage { .. } | Self::Owner { .. } => return Some("crm.objects.owners.read"),
             Self::Schemas => return Some("crm.schemas.custom.read"),
             Self::File(_) | Self::SignFile(_) => return Some("files"),
@@ -140,6 +149,11 @@ impl Request {
             Self::Thread { id, job } => Some(vec![(thread_key(id), *job)]),
             _ => None,
         }
+    }
+
+    /// Whether it asks for what properties held before.
+    pub fn has_history(&self) -> bool {
+        matches!(self, Self::Records { with_history, .. } if !with_history.is_empty())
     }
 
     /// Two halves, as those of `id`; `None` when it names a single thing.
@@ -206,12 +220,13 @@ impl Request {
                 object_type_id,
                 ids,
                 properties,
+                with_history,
                 ..
             } => Call::ReadRecords {
                 object_type_id,
                 ids: ids.into_iter().map(|(id, _)| id).collect(),
                 properties,
-                properties_with_history: Vec::new(),
+                properties_with_history: with_history,
             },
             Self::Single {
                 object_type_id, id, ..
@@ -227,7 +242,11 @@ impl Request {
                 to,
                 inputs: inputs.into_iter().map(|(input, _)| input).collect(),
             },
-            Self::Definitions(object_type_id) => Call::ListProperties { object_type_id },
+            Self::Definitions(object_type_id, sensitivity) => Call::ListProperties {
+                object_type_id,
+                sensitivity,
+            },
+            Self::Labels { from, to } => Call::ListAssociationLabels { from, to },
             Self::Pipelines(object_type_id) => Call::ListPipelines { object_type_id },
             Self::OwnerPage { archived, after } => Call::ListOwners { archived, after },
             Self::Owner { id, archived } => Call::ReadOwner { id, archived },

@@ -69,8 +69,8 @@ impl Schemas {
     }
 
     /// Whether what is known, be it that they may not be read, will do.
-    pub fn is_usable(&self) -> bool {
-        self.0.is_usable()
+    pub fn is_usable(&self, now: Millis) -> bool {
+        self.0.is_usable(SCHEMAS_TTL, now)
     }
 
     /// What came of reading them.
@@ -114,10 +114,10 @@ mod tests {
         let mut schemas = with_car(0);
         for (known, seconds) in [("2-7", 1_000), ("0-1", 1_000), ("2-8", 59)] {
             schemas.note(&id(known), at(seconds));
-            assert!(schemas.is_usable(), "{known}");
+            assert!(schemas.is_usable(at(seconds)), "{known}");
         }
         schemas.note(&id("2-8"), at(60));
-        assert!(!schemas.is_usable());
+        assert!(!schemas.is_usable(at(60)));
         assert!(schemas.begin_reading(at(60)));
         assert!(!schemas.begin_reading(at(60)), "somebody is at it");
     }
@@ -147,6 +147,6 @@ mod tests {
         let standing = schemas.standing(boat.custom_name().unwrap(), &"8241".into());
         assert_eq!(standing, Standing::Here);
         schemas.note(&id("2-8"), at(100));
-        assert!(schemas.is_usable());
+        assert!(schemas.is_usable(at(100)));
     }
 }

@@ -14,6 +14,7 @@ use super::*;
 
 mod economy;
 mod erasure;
+mod facts;
 mod idle;
 mod isolation;
 mod merges;
@@ -36,6 +37,14 @@ struct Model {
     merged: BTreeMap<String, String>,
     associated: BTreeMap<String, Vec<String>>,
     owners: BTreeMap<String, bool>,
+    /// Where the listed owners have their mail.
+    owners_domain: &'static str,
+    /// Beside the three that every test knows.
+    definitions: Vec<PropertyDefinition>,
+    /// A level whose definitions may not be read.
+    forbidden_level: Option<Sensitivity>,
+    pipelines: Vec<PipelineDefinition>,
+    labels: Vec<AssociationLabel>,
     latency: Duration,
     /// Portals beside [`PORTAL`] whose token is good, and how long HubSpot takes to answer them.
     neighbours: BTreeMap<String, Duration>,
@@ -109,6 +118,11 @@ impl World {
                 merged: BTreeMap::new(),
                 associated: BTreeMap::new(),
                 owners: BTreeMap::new(),
+                owners_domain: "example.com",
+                definitions: Vec::new(),
+                forbidden_level: None,
+                pipelines: Vec::new(),
+                labels: Vec::new(),
                 latency: Duration::from_millis(50),
                 neighbours: BTreeMap::new(),
                 broken: BTreeMap::new(),
@@ -153,6 +167,7 @@ impl World {
             RecordRead {
                 id: id.into(),
                 properties,
+                history: BTreeMap::new(),
                 created_at: Some(at(0)),
                 updated_at: Some(at(updated_ms)),
                 archived: false,
@@ -436,9 +451,9 @@ impl Model {
             }
             Call::ListOwners { archived, after } => Answer::Owners {
                 owners: match (archived, after) {
-                    (false, None) => vec![owner("1", false)],
-                    (false, Some(_)) => vec![owner("2", false)],
-                    (true, _) => vec![owner("3", true)],
+                    (false, None) => vec![self.listed_owner("1", false)],
+                    (false, Some(_)) => vec![self.listed_owner("2", false)],
+                    (true, _) => vec![self.listed_owner("3", true)],
                 },
                 after: (!archived && after.is_none()).then(|| "2".to_owned()),
             },
@@ -446,14 +461,32 @@ impl Model {
                 (self.owners.get(id.as_str()) == Some(archived))
                     .then(|| owner(id.as_str(), *archived)),
             ),
-            Call::ListProperties { .. } => Answer::Properties(vec![
-                definition("email", "string", None),
-                definition("hubspot_owner_id", "enumeration", Some("OWNER")),
-                definition("second_owner", "enumeration", Some("OWNER")),
-            ]),
-            Call::ListPipelines { .. } => Answer::Pipelines(Vec::new()),
+            Call::ListProperties { sensitivity, .. } => {
+                if self.forbidden_level == Some(*sensitivity) {
+                    return Err(CallError::Forbidden {
+                        missing_scopes: vec![sensitivity.as_str().to_owned()],
+                    });
+                }
+                let always = [
+                    definition("email", "string", None),
+                    definition("hubspot_owner_id", "enumeration", Some("OWNER")),
+                    definition("second_owner", "enumeration", Some("OWNER")),
+                ];
+                let all = always.iter().chain(&self.definitions);
+                let of_level = all.filter(|one| one.sensitivity == *sensitivity);
+                Answer::Properties(of_level.cloned().collect())
+            }
+            Call::ListPipelines { .. } => Answer::Pipelines(self.pipelines.clone()),
+            Call::ListAssociationLabels { .. } => Answer::AssociationLabels(self.labels.clone()),
             other => panic!("nothing is held for {other:?}"),
         })
+    }
+
+    fn listed_owner(&self, id: &str, archived: bool) -> Owner {
+        Owner {
+            email: Some(format!("{id}@{}", self.owners_domain)),
+            ..owner(id, archived)
+        }
     }
 
     /// Two associations a page.
@@ -493,12 +526,9 @@ fn definition(name: &str, value_type: &str, references: Option<&str>) -> Propert
         name: name.to_owned(),
         value_type: value_type.to_owned(),
         field_type: "text".to_owned(),
-        options: BTreeMap::new(),
         referenced_object_type: references.map(str::to_owned),
-        has_unique_value: false,
         hubspot_defined: true,
-        hidden: false,
-        calculated: false,
+        ..PropertyDefinition::default()
     }
 }
 
@@ -517,6 +547,7 @@ fn event(portal: &str, id: &str, occurred_ms: i64, change: ObjectChange) -> Even
         attempt_number: 0,
         change_source: None,
         source_id: None,
+        value: None,
         body: EventBody::Object(ObjectEvent {
             object_type_id: ObjectTypeId::from_name("contact"),
             object_id: id.into(),

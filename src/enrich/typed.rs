@@ -9,8 +9,12 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::event::{Millis, PropertyValue, Record};
-use crate::hubspot::call::{PropertyDefinition, RecordRead};
+use crate::event::{
+    Event, EventBody, Millis, ObjectChange, ObjectEvent, ObjectTypeId, PropertyValue, Record,
+};
+use crate::hubspot::call::{PropertyDefinition, RecordRead, Sensitivity};
+
+use super::cache::Problem;
 
 /// What HubSpot writes into a notification instead of a sensitive value.
 const REDACTED: &str = "REDACTED";
@@ -21,19 +25,33 @@ const DATE_BYTES: usize = 10;
 
 /// The property definitions of one object type, in the order of their internal names. Portals hold the same ones in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Definitions(Box<[Arc<PropertyDefinition>]>);
+pub struct Definitions {
+    all: Box<[Arc<PropertyDefinition>]>,
+    /// Why some of those that were asked for are missing.
+    problem: Option<Problem>,
+}
 
 impl Definitions {
     /// The definition of a property; `None` when the portal had none of that name when they were read.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&PropertyDefinition> {
-        let found = self.0.binary_search_by(|one| one.name.as_str().cmp(name));
-        Some(&self.0[found.ok()?])
+        let found = self.all.binary_search_by(|one| one.name.as_str().cmp(name));
+        Some(&self.all[found.ok()?])
     }
 
     /// All definitions, in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &PropertyDefinition> {
-        self.0.iter().map(Arc::as_ref)
+        self.all.iter().map(Arc::as_ref)
+    }
+
+    /// The same, of which some may not be read.
+    pub(super) fn lacking(self, problem: Option<Problem>) -> Self {
+        Self { problem, ..self }
+    }
+
+    /// Why some of those that were asked for are missing.
+    pub(super) fn problem(&self) -> Option<&Problem> {
+        self.problem.as_ref()
     }
 }
 
@@ -42,7 +60,10 @@ impl FromIterator<Arc<PropertyDefinition>> for Definitions {
         let mut all: Vec<_> = definitions.into_iter().collect();
         all.sort_by(|one, other| one.name.cmp(&other.name));
         all.dedup_by(|one, other| one.name == other.name);
-        Self(all.into())
+        Self {
+            all: all.into(),
+            problem: None,
+        }
     }
 }
 
@@ -51,32 +72,123 @@ impl FromIterator<Arc<PropertyDefinition>> for Definitions {
 /// Without definitions, or without one for a property, a value is text. Labels are given for enumerations
 /// that define options (those of owners do not); a value that is no option, such as one that was removed since,
 /// is its own label, so that the labels of a list stand beside its values one to one.
+///
+/// Of empty properties those that `events` changed are [`PropertyValue::Null`], and the others left out. What the
+/// definitions say of a property is listed for those that have a value.
 #[must_use]
-pub fn record(read: &RecordRead, definitions: Option<&Definitions>) -> Record {
+pub fn record(read: &RecordRead, definitions: Option<&Definitions>, events: &[Event]) -> Record {
     let definition = |name: &str| definitions.and_then(|definitions| definitions.get(name));
-    let properties: BTreeMap<String, PropertyValue> = read
+    let mut properties: BTreeMap<String, PropertyValue> = read
         .properties
         .iter()
         .map(|(name, text)| (name.clone(), value(definition(name), text)))
         .collect();
+    let marked = |is: fn(&PropertyDefinition) -> bool| -> Vec<String> {
+        let names = properties.keys();
+        let marked = names.filter(|name| definition(name).is_some_and(is));
+        marked.cloned().collect()
+    };
+    let calculated = marked(|definition| definition.calculated);
+    let read_only = marked(|definition| definition.read_only);
+    let mut sensitive = marked(|definition| definition.sensitivity != Sensitivity::NonSensitive);
+    let references = properties
+        .keys()
+        .filter_map(|name| Some((name.clone(), reference(definition(name)?)?)))
+        .collect();
+    for (name, change) in changes(events) {
+        if change.is_sensitive
+            && properties.contains_key(name)
+            && !sensitive.iter().any(|known| known == name)
+        {
+            sensitive.push(name.to_owned());
+        }
+        // What has no definition was not asked for.
+        let was_read = definitions.is_none() || definition(name).is_some();
+        let is_cleared = was_read && change.value.is_none() && !properties.contains_key(name);
+        if is_cleared {
+            properties.insert(name.to_owned(), PropertyValue::Null);
+        }
+    }
+    sensitive.sort();
     let labels = properties
         .iter()
         .filter_map(|(name, value)| Some((name.clone(), label(definition(name)?, value)?)))
         .collect();
     Record {
         properties,
+        raw: None,
         labels,
+        references,
+        calculated,
+        read_only,
+        sensitive,
         created_at: read.created_at,
         updated_at: read.updated_at,
         archived: read.archived,
     }
 }
 
+/// The events with the typed value beside each text of a changed property, where its definition is known.
+pub fn type_events(events: &mut [Event], definitions: Option<&Definitions>) {
+    for event in events {
+        let EventBody::Object(ObjectEvent {
+            change:
+                ObjectChange::PropertyChanged {
+                    property_name,
+                    property_value: Some(text),
+                    ..
+                },
+            ..
+        }) = &event.body
+        else {
+            continue;
+        };
+        let definition = definitions.and_then(|definitions| definitions.get(property_name));
+        event.value = definition
+            .filter(|_| text != REDACTED)
+            .map(|definition| value(Some(definition), text));
+    }
+}
+
+/// What an event says of a changed property.
+struct Change<'e> {
+    value: Option<&'e str>,
+    is_sensitive: bool,
+}
+
+fn changes(events: &[Event]) -> impl Iterator<Item = (&str, Change<'_>)> {
+    events.iter().filter_map(|event| match &event.body {
+        EventBody::Object(ObjectEvent {
+            change:
+                ObjectChange::PropertyChanged {
+                    property_name,
+                    property_value,
+                    is_sensitive,
+                },
+            ..
+        }) => Some((
+            property_name.as_str(),
+            Change {
+                value: property_value.as_deref(),
+                is_sensitive: *is_sensitive,
+            },
+        )),
+        _ => None,
+    })
+}
+
+/// The readable name of the type whose ids a property holds. Owners have a place of their own in messages.
+fn reference(definition: &PropertyDefinition) -> Option<String> {
+    let name = definition.referenced_object_type.as_deref()?;
+    let is_owner = definition.references_owners();
+    (!is_owner).then(|| ObjectTypeId::from_name(name).name().to_owned())
+}
+
 /// One value, typed.
 ///
 /// A JSON number with HubSpot's own digits, a boolean, `2026-11-23` for a `date`, RFC 3339 with milliseconds
-/// in UTC for a `datetime`, a list for a multiple selection, else the text as it came. An empty text is
-/// [`PropertyValue::Null`].
+/// in UTC for a `datetime`, a list for a multiple selection, the value itself for `json`, else the text as it came. Ids
+/// of other records and of owners are text, whatever their type. An empty text is [`PropertyValue::Null`].
 #[must_use]
 pub fn value(definition: Option<&PropertyDefinition>, text: &str) -> PropertyValue {
     if text.is_empty() {
@@ -88,6 +200,7 @@ pub fn value(definition: Option<&PropertyDefinition>, text: &str) -> PropertyVal
         Kind::Date => PropertyValue::Text(date(text).unwrap_or_else(|| text.to_owned())),
         Kind::DateTime => PropertyValue::Text(date_time(text)),
         Kind::MultipleSelection => PropertyValue::List(selected(text).map(str::to_owned).collect()),
+        Kind::Json => PropertyValue::json(text),
         Kind::Text => PropertyValue::Text(text.to_owned()),
     }
 }
@@ -117,7 +230,9 @@ pub fn same_value(
             selected(webhook).collect::<BTreeSet<_>>() == selected(api).collect::<BTreeSet<_>>()
         }
         Some(Kind::Bool) => false,
-        Some(Kind::DateTime | Kind::Text) | None => same_some(instant(webhook), instant(api)),
+        Some(Kind::DateTime | Kind::Json | Kind::Text) | None => {
+            same_some(instant(webhook), instant(api))
+        }
     }
 }
 
@@ -129,19 +244,23 @@ enum Kind {
     Date,
     DateTime,
     MultipleSelection,
+    Json,
     Text,
 }
 
 fn kind(definition: &PropertyDefinition) -> Kind {
+    let references = definition.referenced_object_type.is_some();
     match (
         definition.value_type.as_str(),
         definition.field_type.as_str(),
     ) {
+        ("number", _) if references => Kind::Text,
         ("number", _) => Kind::Number,
         ("bool", _) => Kind::Bool,
         ("date", _) => Kind::Date,
         ("datetime", _) => Kind::DateTime,
         ("enumeration", "checkbox") => Kind::MultipleSelection,
+        ("json", _) => Kind::Json,
         _ => Kind::Text,
     }
 }
@@ -191,7 +310,10 @@ fn label(definition: &PropertyDefinition, value: &PropertyValue) -> Option<Prope
     match value {
         PropertyValue::Text(value) => Some(PropertyValue::Text(of(value))),
         PropertyValue::List(values) => Some(PropertyValue::List(values.iter().map(of).collect())),
-        PropertyValue::Null | PropertyValue::Bool(_) | PropertyValue::Number(_) => None,
+        PropertyValue::Null
+        | PropertyValue::Bool(_)
+        | PropertyValue::Number(_)
+        | PropertyValue::Json(_) => None,
     }
 }
 
@@ -240,12 +362,7 @@ mod tests {
             name: "it".into(),
             value_type: value_type.into(),
             field_type: field_type.into(),
-            options: BTreeMap::new(),
-            referenced_object_type: None,
-            has_unique_value: false,
-            hubspot_defined: false,
-            hidden: false,
-            calculated: false,
+            ..PropertyDefinition::default()
         }
     }
 
@@ -383,11 +500,12 @@ mod tests {
             properties: values
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
+            history: BTreeMap::new(),
             created_at: Millis::new(1),
             updated_at: Millis::new(2),
             archived: true,
         };
-        let record_of = |definitions| record(&read, definitions);
+        let record_of = |definitions| record(&read, definitions, &[]);
 
         let typed = record_of(Some(&definitions));
         assert_eq!(typed.properties["many"], list(&["b", "x", "a"]));

@@ -151,6 +151,7 @@ mod tests {
             attempt_number: 3,
             change_source: Some("CRM_UI".into()),
             source_id: None,
+            value: None,
             body,
         }
     }
@@ -180,6 +181,8 @@ mod tests {
                 raw: serde_json::json!({"a": [1, null]}),
             }),
             EventBody::Association(AssociationEvent {
+                edge_id: None,
+                label: None,
                 from_object_type_id: ObjectTypeId::from_name("contact"),
                 from_object_id: "5".into(),
                 to_object_type_id: ObjectTypeId::from_name("company"),

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    AppId, EventId, Millis, ObjectId, ObjectTypeId, PortalId, RecordKey, RoutingKey, SubscriptionId,
+    AppId, EdgeId, EventId, Millis, ObjectId, ObjectTypeId, PortalId, PropertyValue, RecordKey,
+    RoutingKey, SubscriptionId,
 };
 
 /// One change that HubSpot told us of.
@@ -41,6 +42,10 @@ pub struct Event {
     /// Who made the change: `userId:123`, an app's id, or an internal name of HubSpot's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_id: Option<String>,
+    /// The new value of a changed property, typed by the portal's definitions as the record is: beside
+    /// `property_value`, in enriched events, once the definitions are known. Absent for what was cleared or hidden.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<PropertyValue>,
     /// What changed.
     #[serde(flatten)]
     pub body: EventBody,
@@ -118,6 +123,10 @@ pub enum ObjectChange {
 /// A change of one edge between two records, as seen from the `from` side.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AssociationEvent {
+    /// The same in what HubSpot tells from the other end, and when the edge is removed; see
+    /// [`AssociationEvent::edge_of`]. Absent in events of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge_id: Option<EdgeId>,
     /// Type of the record the edge starts from.
     pub from_object_type_id: ObjectTypeId,
     /// The record the edge starts from.
@@ -135,6 +144,9 @@ pub struct AssociationEvent {
     /// The type id within its category, in the direction from → to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub association_type_id: Option<u64>,
+    /// What people see, from the portal's labels: in enriched events, for types that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// Whether it is about the primary edge. Making an edge primary is two changes: this one and the plain one.
     #[serde(default)]
     pub is_primary: bool,

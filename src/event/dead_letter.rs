@@ -287,6 +287,7 @@ mod tests {
             attempt_number: 0,
             change_source: None,
             source_id: None,
+            value: None,
             body: EventBody::Unknown(UnknownEvent {
                 object_id: Some(ObjectId::from("1")),
                 raw: raw.into(),

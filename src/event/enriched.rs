@@ -49,15 +49,30 @@ pub struct EnrichedData {
     pub object_schema: Option<ObjectSchema>,
     /// The record, unique within portal and type.
     pub object_id: ObjectId,
+    /// What the portal's other systems know the record by: the value of the property that the configuration names,
+    /// as text. Absent when none is named, or it is empty, or the record was not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<String>,
     /// Which of two states of this record is newer: compare as text.
     pub version: Version,
     /// The events merged into this message, in the order they came; 1 to 100.
     pub events: Vec<Event>,
     /// The record as read; `null` in a tombstone, or when there was nothing to read.
     pub record: Option<Record>,
+    /// The record's properties that no other record of its type shares, by internal name: e-mail, domain, and
+    /// what is defined as unique. Empty ones are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub identifiers: BTreeMap<String, PropertyValue>,
+    /// What properties that `events` changed held before the first of these changes, where the configuration asks
+    /// for it; `null` for what was empty or never set. One whose earlier value HubSpot does not tell is left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub previous_values: BTreeMap<String, PropertyValue>,
     /// Owners by the property that names them (`hubspot_owner_id`).
     #[serde(default)]
     pub owners: BTreeMap<String, Owner>,
+    /// Owners by the property that lists several of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub owner_lists: BTreeMap<String, Vec<Owner>>,
     /// Associated records by the readable name of their type; a custom type goes by the name that the configuration has
     /// for it. A type that was asked for and has none is an empty list.
     #[serde(default)]
@@ -80,11 +95,27 @@ pub struct EnrichedData {
 /// A record's properties and dates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Values by internal name, typed by the portal's own property definitions.
+    /// Values by internal name, typed by the portal's own property definitions. Empty ones are left out, but for those
+    /// that an event of this message cleared: they are `null`.
     pub properties: BTreeMap<String, PropertyValue>,
+    /// HubSpot's own texts, by internal name, where the configuration asks for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<BTreeMap<String, String>>,
     /// Labels of the enumeration values among them, by internal name; a list for multiple selection.
     #[serde(default)]
     pub labels: BTreeMap<String, PropertyValue>,
+    /// The types of the records whose ids some properties hold, by the property's internal name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub references: BTreeMap<String, String>,
+    /// The names among `properties` of what HubSpot computes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calculated: Vec<String>,
+    /// The names among `properties` of what only HubSpot may set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read_only: Vec<String>,
+    /// The names among `properties` of what the portal marks as sensitive.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sensitive: Vec<String>,
     /// When the record was made.
     pub created_at: Option<Millis>,
     /// When the record last changed, as of the read.
@@ -106,6 +137,9 @@ pub enum PropertyValue {
     Text(String),
     /// Multiple selections: internal values.
     List(Vec<String>),
+    /// `json` properties: an object, or a list that is not of texts alone, as JSON on one line. See
+    /// [`PropertyValue::json`].
+    Json(String),
 }
 
 /// An owner: a user or queue that records are assigned to.
@@ -169,6 +203,9 @@ pub struct Pipeline {
     pub id: String,
     /// Its name; `null` when the id is not among the portal's pipelines.
     pub label: Option<String>,
+    /// Its place among the portal's pipelines of this type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_order: Option<i64>,
     /// The stage the record is in.
     pub stage: Option<Stage>,
 }
@@ -180,11 +217,17 @@ pub struct Stage {
     pub id: String,
     /// Its name; `null` when the id is not among the pipeline's stages.
     pub label: Option<String>,
+    /// Its place among the pipeline's stages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_order: Option<i64>,
     /// Whether a record in it counts as closed (deals: `isClosed`, tickets: `ticketState`).
     pub closed: Option<bool>,
     /// Deals only: the chance of winning, 0 to 1, in HubSpot's own digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probability: Option<PropertyValue>,
+    /// Tickets only: `OPEN` or `CLOSED`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket_state: Option<String>,
 }
 
 /// Why a record is gone.
@@ -389,6 +432,12 @@ impl PropertyValue {
             Self::Text(digits.to_owned())
         }
     }
+
+    /// The value that a JSON text stands for; what is no JSON stays text.
+    #[must_use]
+    pub fn json(text: &str) -> Self {
+        serde_json::from_str(text).unwrap_or_else(|_| Self::Text(text.to_owned()))
+    }
 }
 
 impl Serialize for PropertyValue {
@@ -396,7 +445,7 @@ impl Serialize for PropertyValue {
         match self {
             Self::Null => serializer.serialize_unit(),
             Self::Bool(value) => serializer.serialize_bool(*value),
-            Self::Number(digits) => serde_json::from_str::<&RawValue>(digits)
+            Self::Number(json) | Self::Json(json) => serde_json::from_str::<&RawValue>(json)
                 .map_err(serde::ser::Error::custom)?
                 .serialize(serializer),
             Self::Text(text) => serializer.serialize_str(text),
@@ -416,17 +465,30 @@ impl<'de> Deserialize<'de> for PropertyValue {
             b'"' => serde_json::from_str(text)
                 .map(Self::Text)
                 .map_err(parse_error),
-            b'[' => serde_json::from_str(text)
-                .map(Self::List)
-                .map_err(parse_error),
-            b'{' => Err(de::Error::custom("a property value is never an object")),
+            b'[' => Ok(serde_json::from_str(text)
+                .map_or_else(|_| Self::Json(on_one_line(text)), Self::List)),
+            b'{' => Ok(Self::Json(on_one_line(text))),
             _ => Ok(Self::Number(text.to_owned())),
         }
     }
 }
 
+/// Valid JSON without the white space between its parts, so that it fits a line.
+fn on_one_line(json: &str) -> String {
+    let (mut in_text, mut escaped) = (false, false);
+    let keeps = |char: &char| {
+        let keep = in_text || !char.is_ascii_whitespace();
+        in_text ^= *char == '"' && !escaped;
+        escaped = in_text && *char == '\\' && !escaped;
+        keep
+    };
+    json.chars().filter(keeps).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -457,6 +519,88 @@ mod tests {
                 PropertyValue::number(digits),
                 PropertyValue::Text(digits.into())
             );
+        }
+    }
+
+    #[test]
+    fn the_readmes_sample_is_a_message() {
+        let readme = include_str!("../../README.md");
+        let mut blocks = readme.split("```json\n").skip(1);
+        let block = blocks.find(|block| block.contains("specversion")).unwrap();
+        let text = block.split("```").next().unwrap();
+        let sample: EnrichedEvent = serde_json::from_str(text).unwrap();
+        let shown: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            serde_json::to_value(&sample).unwrap(),
+            shown,
+            "every field is one of ours"
+        );
+        assert_eq!(
+            EnrichedEvent::new(sample.data.clone()),
+            sample,
+            "the envelope follows"
+        );
+    }
+
+    #[test]
+    fn what_an_earlier_version_wrote_is_read_and_what_it_read_is_written() {
+        let data = json!({
+            "portal_id": "1", "object_type": "contact", "object_type_id": "0-1", "object_id": "2",
+            "version": "000000000000001-000000000000001", "events": [], "record":
+                {"properties": {"a": "b"}, "created_at": null, "updated_at": null, "archived": false},
+            "pipeline": {"id": "p", "label": null, "stage": {"id": "s", "label": null, "closed": null}},
+            "enrichment": {"status": "complete", "fetched_at": null}
+        });
+        let read: EnrichedData = serde_json::from_value(data.clone()).unwrap();
+        let written = serde_json::to_value(&read).unwrap();
+        for (key, value) in data.as_object().unwrap() {
+            if key != "record" {
+                assert_eq!(
+                    &written[key], value,
+                    "nothing is added where there is nothing to say"
+                );
+            }
+        }
+        assert_eq!(
+            written["record"]["properties"],
+            data["record"]["properties"]
+        );
+    }
+
+    #[test]
+    fn a_typed_value_of_an_event_keeps_its_digits_through_every_nesting() {
+        let event = json!({
+            "id": "1", "portal_id": "1", "subscription_type": "object.propertyChange",
+            "occurred_at": "2026-11-23T10:00:00.123Z", "received_at": "2026-11-23T10:00:00.123Z",
+            "entity": "object", "object_type_id": "0-1", "object_id": "2",
+            "kind": "property_changed", "property_name": "size", "property_value": "12.50"
+        });
+        let mut event: Event = serde_json::from_value(event).unwrap();
+        event.value = Some(PropertyValue::number("12.50"));
+        let text = serde_json::to_string(&event).unwrap();
+        assert!(text.contains(r#""value":12.50,"#), "{text}");
+        assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event);
+    }
+
+    #[test]
+    fn json_is_embedded_on_one_line_with_its_own_digits() {
+        for (text, written) in [
+            (
+                "{\n \"a b\": [1.50, \"x \\\" y\\\\\" ]\n}",
+                r#"{"a b":[1.50,"x \" y\\"]}"#,
+            ),
+            ("[ 1, 2.0 ]", "[1,2.0]"),
+            ("[\"a\", \"b\"]", r#"["a","b"]"#),
+            ("12.50", "12.50"),
+            (" true ", "true"),
+            ("null", "null"),
+            ("\"a\"", "\"a\""),
+            ("{broken", "\"{broken\""),
+        ] {
+            let value = PropertyValue::json(text);
+            let json = serde_json::to_string(&value).unwrap();
+            assert_eq!(json, written);
+            assert_eq!(serde_json::from_str::<PropertyValue>(&json).unwrap(), value);
         }
     }
 

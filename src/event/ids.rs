@@ -58,6 +58,12 @@ string_id! {
 }
 
 string_id! {
+    /// An association between two records, from whichever end it is told of. See
+    /// [`AssociationEvent::edge_of`](super::AssociationEvent::edge_of).
+    EdgeId
+}
+
+string_id! {
     /// The app whose subscription sent a notification.
     AppId
 }

@@ -14,6 +14,7 @@ mod batch;
 mod change;
 mod conversation;
 mod dead_letter;
+mod edge;
 mod enriched;
 mod erasure;
 mod identity;
@@ -42,7 +43,9 @@ pub use enriched::{
 };
 pub use erasure::{ERASURE_CONTENT_TYPE, ERASURE_KIND, Erased, Erasure, Searched};
 pub use identity::{EventId, IdentityHasher};
-pub use ids::{AppId, ObjectId, OwnerId, PortalId, RecordDigest, RecordKey, SubscriptionId};
+pub use ids::{
+    AppId, EdgeId, ObjectId, OwnerId, PortalId, RecordDigest, RecordKey, SubscriptionId,
+};
 pub use object_schema::{ObjectSchema, SchemaLabels};
 pub use object_type::{CustomName, ObjectTypeId, STANDARD_OBJECT_TYPES, StandardObjectType};
 pub use routing_key::{KeyPattern, KeyPatternError, RoutingKey};

@@ -69,10 +69,12 @@ pub enum Call {
         /// Whether to look among deactivated users.
         archived: bool,
     },
-    /// `GET …/properties/{type}`: all property definitions of a type.
+    /// `GET …/properties/{type}`: all property definitions of a type, of one level of sensitivity.
     ListProperties {
         /// The type.
         object_type_id: ObjectTypeId,
+        /// Which of them.
+        sensitivity: Sensitivity,
     },
     /// `GET …/pipelines/{type}`: all pipelines of a type with their stages.
     ListPipelines {
@@ -108,6 +110,37 @@ pub enum Call {
         /// Which ones, each once; at most [`READ_ACTORS_MAX`].
         ids: Vec<String>,
     },
+    /// `GET …/associations/{from}/{to}/labels`: all association types of a pair of types, in one direction.
+    ListAssociationLabels {
+        /// Type of the records that the associations start from.
+        from: ObjectTypeId,
+        /// Type at the other end.
+        to: ObjectTypeId,
+    },
+}
+
+/// How sensitive a property's values are. HubSpot lists the definitions of each level by themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Sensitivity {
+    /// What every token with the type's scope may read.
+    #[default]
+    NonSensitive,
+    /// What takes a scope of its own; notifications hide its values.
+    Sensitive,
+    /// What takes another one, and never comes in notifications.
+    HighlySensitive,
+}
+
+impl Sensitivity {
+    /// HubSpot's word, `dataSensitivity`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NonSensitive => "non_sensitive",
+            Self::Sensitive => "sensitive",
+            Self::HighlySensitive => "highly_sensitive",
+        }
+    }
 }
 
 /// One record of a [`Call::ReadAssociations`].
@@ -133,7 +166,9 @@ impl Call {
     #[must_use]
     pub fn limit_class(&self) -> LimitClass {
         match self {
-            Self::ReadAssociations { .. } => LimitClass::Associations,
+            Self::ReadAssociations { .. } | Self::ListAssociationLabels { .. } => {
+                LimitClass::Associations
+            }
             _ => LimitClass::Burst,
         }
     }
@@ -155,6 +190,7 @@ impl Call {
             Self::ReadThread { .. } => "conversation_thread",
             Self::ReadMessage { .. } => "conversation_message",
             Self::ReadActors { .. } => "conversation_actors",
+            Self::ListAssociationLabels { .. } => "association_labels",
         }
     }
 }
@@ -218,6 +254,8 @@ pub enum Answer {
     Message(Option<Box<ThreadMessage>>),
     /// To [`Call::ReadActors`]: those that HubSpot knows.
     Actors(Vec<Actor>),
+    /// To [`Call::ListAssociationLabels`].
+    AssociationLabels(Vec<AssociationLabel>),
 }
 
 /// A record as HubSpot holds it: every value a string, or absent.
@@ -227,12 +265,23 @@ pub struct RecordRead {
     pub id: ObjectId,
     /// Values by internal name; empty and `null` ones are left out.
     pub properties: BTreeMap<String, String>,
+    /// The values that properties had, the newest first, of those that were asked for with history.
+    pub history: BTreeMap<String, Vec<PastValue>>,
     /// `createdAt`.
     pub created_at: Option<Millis>,
     /// `updatedAt`.
     pub updated_at: Option<Millis>,
     /// Whether it lies in the recycle bin.
     pub archived: bool,
+}
+
+/// A value that a property had from a time on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastValue {
+    /// HubSpot's text; empty when the property was cleared.
+    pub text: String,
+    /// Since when.
+    pub since: Millis,
 }
 
 /// One page of one record's associations to one type.
@@ -247,7 +296,7 @@ pub struct AssociationPage {
 }
 
 /// What a property is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PropertyDefinition {
     /// Internal name.
     pub name: String,
@@ -257,7 +306,7 @@ pub struct PropertyDefinition {
     pub field_type: String,
     /// Labels of an enumeration, by internal value.
     pub options: BTreeMap<String, String>,
-    /// `OWNER` for properties that hold owner ids.
+    /// The type whose ids it holds: `OWNER`, `COMPANY`, `SEQUENCE`, … an open set.
     pub referenced_object_type: Option<String>,
     /// Whether no two records share a value.
     pub has_unique_value: bool,
@@ -267,6 +316,18 @@ pub struct PropertyDefinition {
     pub hidden: bool,
     /// Computed by HubSpot.
     pub calculated: bool,
+    /// Whether nobody but HubSpot may set a value.
+    pub read_only: bool,
+    /// How sensitive its values are.
+    pub sensitivity: Sensitivity,
+}
+
+impl PropertyDefinition {
+    /// Whether its values are ids of owners.
+    #[must_use]
+    pub fn references_owners(&self) -> bool {
+        self.referenced_object_type.as_deref() == Some("OWNER")
+    }
 }
 
 /// A pipeline and its stages.
@@ -276,6 +337,8 @@ pub struct PipelineDefinition {
     pub id: String,
     /// Its name.
     pub label: String,
+    /// Its place among the type's pipelines.
+    pub display_order: Option<i64>,
     /// Its stages.
     pub stages: Vec<StageDefinition>,
 }
@@ -287,10 +350,14 @@ pub struct StageDefinition {
     pub id: String,
     /// Its name.
     pub label: String,
+    /// Its place among the pipeline's stages.
+    pub display_order: Option<i64>,
     /// Deals' `isClosed`, or tickets' `ticketState` = `CLOSED`.
     pub closed: Option<bool>,
     /// Deals' `probability`, in HubSpot's own digits.
     pub probability: Option<String>,
+    /// Tickets' `ticketState`: `OPEN`, `CLOSED`.
+    pub ticket_state: Option<String>,
 }
 
 /// What a reply's headers said of the limits. Absent headers are `None`.

@@ -26,7 +26,8 @@ pub(super) fn of(
     let Some((from_object_type_id, to_object_type_id)) = types(notification)? else {
         return Ok(None);
     };
-    Ok(Some(AssociationEvent {
+    let mut edge = AssociationEvent {
+        edge_id: None,
         from_object_type_id,
         from_object_id: from_object_id.into(),
         to_object_type_id,
@@ -34,13 +35,17 @@ pub(super) fn of(
         association_type: owned(&notification.association_type),
         association_category: owned(&notification.association_category),
         association_type_id: notification.association_type_id.as_deref().and_then(number),
+        label: None,
         is_primary: notification.is_primary_association.unwrap_or(false),
         change: if removed {
             AssociationChange::Removed
         } else {
             AssociationChange::Added
         },
-    }))
+    };
+    let portal_id = required("portalId", notification.portal_id.as_deref())?;
+    edge.edge_id = Some(edge.edge_of(&portal_id.into()));
+    Ok(Some(edge))
 }
 
 fn types(

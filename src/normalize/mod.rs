@@ -50,6 +50,7 @@ pub fn normalize(element: &str, received_at: Millis) -> Result<Event, NormalizeE
         attempt_number: field::attempt_number(&notification),
         change_source: field::owned(&notification.change_source),
         source_id: field::owned(&notification.source_id),
+        value: None,
         body,
     })
 }

@@ -46,6 +46,17 @@ pub(crate) struct ObjectType {
     pub(crate) scope: &'static str,
 }
 
+impl ObjectType {
+    /// The scope that reads its properties of a level of sensitivity.
+    pub(crate) fn scope_of(&self, level: &str) -> String {
+        let object = self.scope.strip_suffix(".read");
+        object.map_or_else(
+            || format!("{}.{level}.v2", self.scope),
+            |object| format!("{object}.{level}.read.v2"),
+        )
+    }
+}
+
 const fn object_type(
     id: TypeId,
     plural: &'static str,

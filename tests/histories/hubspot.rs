@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crm_relay::event::{Millis, ObjectId, ObjectTypeId, Owner, PortalId};
+use crm_relay::event::{AssociationLabel, Millis, ObjectId, ObjectTypeId, Owner, PortalId};
 use crm_relay::hubspot::call::*;
 
 use crate::coverage::Coverage;
@@ -15,6 +15,8 @@ pub type Key = (ObjectTypeId, ObjectId);
 
 const INTERVAL: Duration = Duration::from_secs(10);
 const PAGE: usize = 2;
+/// A user-defined association type.
+pub const EMPLOYER: u64 = 28;
 
 /// A record from a moment on: `None` when it is gone.
 #[derive(Clone)]
@@ -284,6 +286,13 @@ impl Portal {
             },
             Call::ReadMessage { .. } => Answer::Message(None),
             Call::ReadActors { .. } => Answer::Actors(Vec::new()),
+            Call::ListAssociationLabels { .. } => {
+                Answer::AssociationLabels(vec![AssociationLabel {
+                    category: "USER_DEFINED".to_owned(),
+                    type_id: EMPLOYER,
+                    label: Some("Employer".to_owned()),
+                }])
+            }
         })
     }
 
@@ -310,10 +319,18 @@ impl Portal {
 
 fn check_size(call: &Call) -> Result<(), String> {
     let (count, distinct, max) = match call {
-        Call::ReadRecords { ids, .. } => (
+        Call::ReadRecords {
+            ids,
+            properties_with_history,
+            ..
+        } => (
             ids.len(),
             ids.iter().collect::<BTreeSet<_>>().len(),
-            READ_RECORDS_MAX,
+            if properties_with_history.is_empty() {
+                READ_RECORDS_MAX
+            } else {
+                READ_RECORDS_WITH_HISTORY_MAX
+            },
         ),
         Call::ReadAssociations { inputs, .. } => {
             let ids: BTreeSet<_> = inputs.iter().map(|input| &input.id).collect();
@@ -428,11 +445,8 @@ fn definition(name: &str, references: Option<&str>) -> PropertyDefinition {
         name: name.to_owned(),
         value_type: "string".to_owned(),
         field_type: "text".to_owned(),
-        options: BTreeMap::new(),
         referenced_object_type: references.map(str::to_owned),
-        has_unique_value: false,
         hubspot_defined: true,
-        hidden: false,
-        calculated: false,
+        ..PropertyDefinition::default()
     }
 }

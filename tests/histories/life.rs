@@ -7,7 +7,7 @@ use crm_relay::hubspot::call::RecordRead;
 
 use crate::coverage::Coverage;
 use crate::dice::Dice;
-use crate::hubspot::{Key, Portal};
+use crate::hubspot::{EMPLOYER, Key, Portal};
 
 /// Makes ids that no other record or event has.
 #[derive(Default)]
@@ -90,6 +90,7 @@ impl Life {
         let record = RecordRead {
             id: key.1.clone(),
             properties,
+            history: BTreeMap::new(),
             created_at: Some(at),
             updated_at: Some(at),
             archived: false,
@@ -141,6 +142,7 @@ impl Life {
         let record = RecordRead {
             id: survivor.1.clone(),
             properties: properties.unwrap_or_default(),
+            history: BTreeMap::new(),
             created_at: Some(at),
             updated_at: Some(at),
             archived: false,
@@ -170,13 +172,15 @@ impl Life {
             .or_default()
             .insert(to.clone());
         let body = EventBody::Association(AssociationEvent {
+            edge_id: None,
+            label: None,
             from_object_type_id: key.0,
             from_object_id: key.1,
             to_object_type_id: ObjectTypeId::from_name("company"),
             to_object_id: to,
             association_type: None,
-            association_category: None,
-            association_type_id: None,
+            association_category: Some("USER_DEFINED".to_owned()),
+            association_type_id: Some(EMPLOYER),
             is_primary: false,
             change: AssociationChange::Added,
         });
@@ -221,6 +225,7 @@ impl Life {
             attempt_number: 0,
             change_source: None,
             source_id: None,
+            value: None,
             body,
         }
     }

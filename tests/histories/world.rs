@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crm_relay::config::EnrichConfig;
+use crm_relay::config::{EnrichConfig, SensitivityLevel};
 use crm_relay::enrich::budget::Share;
 use crm_relay::enrich::*;
 use crm_relay::event::*;
@@ -142,6 +142,12 @@ impl World {
         };
         let config = EnrichConfig {
             properties: Some(vec!["*".to_owned()]),
+            previous_values: associations.is_empty(),
+            sensitivity: if weather.associations {
+                vec![SensitivityLevel::Sensitive]
+            } else {
+                Vec::new()
+            },
             associations: Some(associations),
             ..EnrichConfig::default()
         };

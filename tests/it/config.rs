@@ -476,6 +476,30 @@ fn every_rule_refuses_what_it_is_for_and_names_the_setting() {
             "enrich.deal.attachments",
         ),
         (
+            "",
+            "[enrich.deal]\nexternal_id = 'Order Number'",
+            Role::Run,
+            "enrich.deal.external_id",
+        ),
+        (
+            token,
+            "access_token = 'x'\nexternal_id = { contact = '' }",
+            Role::Run,
+            "portal.8241.external_id.contact",
+        ),
+        (
+            token,
+            "access_token = 'x'\nexternal_id = { contact = 'a', 0-1 = 'b' }",
+            Role::Run,
+            "portal.8241.external_id",
+        ),
+        (
+            "",
+            "[enrich.deal]\nsensitivity = ['sensitive', 'sensitive']",
+            Role::Run,
+            "enrich.deal.sensitivity",
+        ),
+        (
             "[destination.billing]",
             "[destination.Billing]",
             Role::Run,

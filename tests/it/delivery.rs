@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crm_relay::bus::partition_of;
-use crm_relay::event::{EnrichedEvent, EnrichmentStatus, PropertyValue, TombstoneReason};
+use crm_relay::event::{
+    EnrichedEvent, EnrichmentStatus, EventBody, ObjectChange, PropertyValue, TombstoneReason,
+};
 use crm_relay::simulator::{Limits, PortalOptions, Simulator, SimulatorOptions};
 use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -15,10 +17,14 @@ use crate::helpers::eventually;
 use crate::helpers::queue::{drain, drain_bodies};
 use crate::helpers::relay::{Bus, RelayProcess};
 
-const PORTAL: u64 = 8241;
-const ARRIVAL_MAX: Duration = Duration::from_secs(30);
+pub(crate) const PORTAL: u64 = 8241;
+pub(crate) const ARRIVAL_MAX: Duration = Duration::from_secs(30);
 
-async fn world(bus: &Bus, portal: PortalOptions, more: &str) -> (Simulator, RelayProcess) {
+pub(crate) async fn world(
+    bus: &Bus,
+    portal: PortalOptions,
+    more: &str,
+) -> (Simulator, RelayProcess) {
     let portals = vec![portal];
     let options = SimulatorOptions {
         portals: portals.clone(),
@@ -29,7 +35,7 @@ async fn world(bus: &Bus, portal: PortalOptions, more: &str) -> (Simulator, Rela
     (simulator, relay)
 }
 
-fn lines(relay: &RelayProcess) -> Vec<EnrichedEvent> {
+pub(crate) fn lines(relay: &RelayProcess) -> Vec<EnrichedEvent> {
     let text = std::fs::read_to_string(relay.ndjson_path()).unwrap_or_default();
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole
@@ -39,7 +45,7 @@ fn lines(relay: &RelayProcess) -> Vec<EnrichedEvent> {
 }
 
 /// The first message that `wanted` accepts.
-async fn arrives(
+pub(crate) async fn arrives(
     relay: &RelayProcess,
     what: &str,
     wanted: impl Fn(&EnrichedEvent) -> bool,
@@ -177,16 +183,37 @@ async fn merges_deletions_and_privacy_deletions_arrive_as_tombstones() {
         message.subject == format!("contact/{survivor}") && message.data.record.is_some()
     })
     .await;
-    assert!(
-        kept.data
-            .events
-            .iter()
-            .any(|event| event.kind() == "merged")
-    );
+    let merge = kept.data.events.iter().find_map(|event| match &event.body {
+        EventBody::Object(object) => Some(object).filter(|_| event.kind() == "merged"),
+        _ => None,
+    });
+    let ObjectChange::Merged {
+        merged_object_ids,
+        primary_object_id,
+        new_object_id,
+        ..
+    } = &merge.unwrap().change
+    else {
+        panic!("{merge:?}")
+    };
+    let old: HashSet<_> = merged_object_ids.iter().map(ToString::to_string).collect();
     assert_eq!(
-        tombstone(ids[2], TombstoneReason::Deleted).await.r#type,
-        "crm.contact.deleted.v1"
+        old,
+        HashSet::from([ids[0], ids[1]].map(|id| id.to_string()))
     );
+    let named = [primary_object_id, new_object_id].map(|id| id.as_ref().unwrap().to_string());
+    assert_eq!(named, [ids[0], survivor].map(|id| id.to_string()));
+
+    let deleted = tombstone(ids[2], TombstoneReason::Deleted).await;
+    assert_eq!(deleted.r#type, "crm.contact.deleted.v1");
+    hubspot.restore(PORTAL, "contacts", ids[2]).unwrap();
+    let restored = arrives(&relay, "the restored record", |message| {
+        let events = &message.data.events;
+        message.subject == deleted.subject && events.iter().any(|event| event.kind() == "restored")
+    })
+    .await;
+    assert!(restored.data.record.is_some() && restored.data.tombstone.is_none());
+    assert!(restored.data.version > deleted.data.version);
     let erased = tombstone(ids[3], TombstoneReason::PrivacyDeleted).await;
     assert!(erased.data.record.is_none());
     simulator.stop().await;

@@ -1,6 +1,6 @@
 //! Rules on the worker's side: HubSpot's API, portals, what to read and where it goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ pub(super) const RULES: &[Rule] = &[
     properties_are_all_or_listed,
     threads_are_of_conversations,
     attachments_are_of_engagements,
+    external_ids_are_named_once,
+    external_ids_are_names,
+    sensitivity_levels_are_listed_once,
     destinations_have_names,
     queues_have_a_broker,
     settings_fit_the_kind,
@@ -170,6 +173,20 @@ fn threads_are_of_conversations(config: &Config, _: Role) -> Vec<Problem> {
         .collect()
 }
 
+fn external_ids_are_named_once(config: &Config, _: Role) -> Vec<Problem> {
+    let portals = config.portal.iter();
+    portals
+        .flat_map(|(id, portal)| {
+            let again = repeats(portal.external_id.keys());
+            again.into_iter().map(move |(first, again)| {
+                let message =
+                    format!("`{first}` and `{again}` are the same object type; leave one out");
+                Problem::new(format!("portal.{id}.external_id"), message)
+            })
+        })
+        .collect()
+}
+
 fn attachments_are_of_engagements(config: &Config, _: Role) -> Vec<Problem> {
     let wrong = config.enrich.iter().filter(|(name, enrich)| {
         let standard = ObjectTypeId::from_name(name).standard();
@@ -180,6 +197,46 @@ fn attachments_are_of_engagements(config: &Config, _: Role) -> Vec<Problem> {
         .map(|(name, _)| {
             let message = "only engagements have attachments: call, communication, email, meeting, note, postal_mail, task; leave it out";
             Problem::new(format!("enrich.{name}.attachments"), message)
+        })
+        .collect()
+}
+
+fn external_ids_are_names(config: &Config, _: Role) -> Vec<Problem> {
+    let of_types = config.enrich.iter().filter_map(|(name, enrich)| {
+        Some((
+            format!("enrich.{name}.external_id"),
+            enrich.external_id.as_ref()?,
+        ))
+    });
+    let of_portals = config.portal.iter().flat_map(|(id, portal)| {
+        let named = portal.external_id.iter();
+        named.map(move |(name, property)| (format!("portal.{id}.external_id.{name}"), property))
+    });
+    of_types
+        .chain(of_portals)
+        .filter(|(_, property)| !is_property_name(property))
+        .map(|(key, _)| {
+            let message = "write a property's internal name: lower-case letters, digits and `_`, such as customer_number";
+            Problem::new(key, message)
+        })
+        .collect()
+}
+
+/// HubSpot's internal names are of these characters.
+fn is_property_name(name: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    !name.is_empty() && name.bytes().all(is_part)
+}
+
+fn sensitivity_levels_are_listed_once(config: &Config, _: Role) -> Vec<Problem> {
+    let repeated = config.enrich.iter().filter(|(_, enrich)| {
+        let levels: BTreeSet<_> = enrich.sensitivity.iter().collect();
+        levels.len() < enrich.sensitivity.len()
+    });
+    repeated
+        .map(|(name, _)| {
+            let message = "a level stands there twice; leave one out";
+            Problem::new(format!("enrich.{name}.sensitivity"), message)
         })
         .collect()
 }
@@ -312,7 +369,12 @@ fn types_look_like_types(config: &Config, _: Role) -> Vec<Problem> {
             .map(move |other| (format!("enrich.{name}.associations"), other));
         std::iter::once((format!("enrich.{name}"), name)).chain(listed)
     });
+    let of_portals = config.portal.iter().flat_map(|(id, portal)| {
+        let named = portal.external_id.keys();
+        named.map(move |name| (format!("portal.{id}.external_id.{name}"), name))
+    });
     tables
+        .chain(of_portals)
         .filter(|(_, name)| !looks_like_a_type(name))
         .map(|(key, name)| Problem::new(key, format!("`{name}` {MESSAGE}")))
         .collect()

@@ -14,7 +14,7 @@ use crate::event::{
     ProblemReason, Stage,
 };
 use crate::hubspot::call::{
-    Answer, Answered, AssociationInput, AssociationPage, CallError, RecordRead,
+    Answer, Answered, AssociationInput, AssociationPage, CallError, RecordRead, Sensitivity,
 };
 
 use super::{Context, Portal};
@@ -83,6 +83,14 @@ impl Portal {
                 };
                 self.budget.pause(ctx.now.after(delay));
                 self.ready.push_front(request);
+            }
+            // It may be too large: histories of long texts are.
+            CallError::Unreadable { .. } if request.has_history() => {
+                self.health = self.health.failed(ctx.now, ctx.effects.jitter());
+                match request.split(ctx.effects.next_split()) {
+                    Some((first, second)) => self.ready.extend([first, second]),
+                    None => self.ready.push_front(request),
+                }
             }
             CallError::Unavailable { .. }
             | CallError::TimedOut
@@ -216,12 +224,25 @@ impl Portal {
                     self.fail_associations(&(from.clone(), input.id), job, &to, problem, ctx);
                 }
             }
-            Request::Definitions(of) => {
+            Request::Definitions(of, Sensitivity::NonSensitive) => {
                 self.shared
                     .definitions
                     .entry(of)
                     .or_default()
                     .set(Err(problem.clone()), ctx.now);
+            }
+            Request::Definitions(of, level) => {
+                let gathered = self.shared.gathered.entry(of.clone()).or_default();
+                gathered.1.get_or_insert_with(|| problem.clone());
+                self.continue_definitions(of, level, ctx);
+            }
+            Request::Labels { from, to } => {
+                self.shared
+                    .labels
+                    .entry((from, to))
+                    .or_default()
+                    .set(Err(problem.clone()), ctx.now);
+                self.advance_assembling(ctx);
             }
             Request::Pipelines(of) => {
                 self.shared
@@ -293,13 +314,18 @@ impl Portal {
             ) => {
                 self.apply_associations(&from, &to, inputs, pages, ctx);
             }
-            (Request::Definitions(of), Answer::Properties(definitions)) => {
-                let definitions = ctx.pool.share(definitions);
+            (Request::Definitions(of, level), Answer::Properties(definitions)) => {
+                let gathered = self.shared.gathered.entry(of.clone()).or_default();
+                gathered.0.extend(definitions);
+                self.continue_definitions(of, level, ctx);
+            }
+            (Request::Labels { from, to }, Answer::AssociationLabels(labels)) => {
                 self.shared
-                    .definitions
-                    .entry(of)
+                    .labels
+                    .entry((from, to))
                     .or_default()
-                    .set(Ok(definitions), ctx.now);
+                    .set(Ok(labels), ctx.now);
+                self.advance_assembling(ctx);
             }
             (Request::Pipelines(of), Answer::Pipelines(pipelines)) => {
                 self.shared
@@ -350,6 +376,21 @@ impl Portal {
                 self.ready.push_front(request);
             }
         }
+    }
+
+    /// The definitions of a type are read level by level of sensitivity, and used when all are there.
+    fn continue_definitions(&mut self, of: ObjectTypeId, read: Sensitivity, ctx: &mut Context<'_>) {
+        if let Some(next) = self.plan_of(&of, ctx.plans).sensitivity_after(read) {
+            self.ready.push_back(Request::Definitions(of, next));
+            return;
+        }
+        let (definitions, problem) = self.shared.gathered.remove(&of).unwrap_or_default();
+        let definitions = ctx.pool.share(definitions);
+        self.shared
+            .definitions
+            .entry(of)
+            .or_default()
+            .set(Ok(definitions.lacking(problem)), ctx.now);
     }
 
     pub(super) fn apply_records(

@@ -10,7 +10,7 @@ use crate::enrich::job::{AssociationsRead, Job, Key};
 use crate::enrich::priority::{BULK_FLOOR, Priority, ReadQueue};
 use crate::enrich::request::{Group, Request, thread_key};
 use crate::event::{Millis, ObjectTypeId};
-use crate::hubspot::call::{AssociationInput, LimitClass};
+use crate::hubspot::call::{AssociationInput, LimitClass, Sensitivity};
 
 use super::{Context, Gathering, Pair, Portal};
 
@@ -203,14 +203,19 @@ impl Portal {
         }
         let definitions = self.shared.definitions.entry(of.clone()).or_default();
         let due = definitions.is_due(DEFINITIONS_TTL, ctx.now);
-        let known = definitions.is_usable();
+        let known = definitions.is_usable(DEFINITIONS_TTL, ctx.now);
         if due {
             definitions.loading = true;
-            return Some(Request::Definitions(of.clone()));
+            self.shared.gathered.remove(of);
+            let first = Sensitivity::NonSensitive;
+            return Some(Request::Definitions(of.clone(), first));
         }
-        let known = known && (!needs_schemas || self.shared.schemas.is_usable());
+        let known = known && (!needs_schemas || self.shared.schemas.is_usable(ctx.now));
         let waiting = self.to_read.get(of).map_or(0, ReadQueue::len);
-        let full = self.batch_max.of(BatchKind::Records, ctx.now);
+        let full = self
+            .batch_max
+            .of(BatchKind::Records, ctx.now)
+            .min(self.plan_of(of, ctx.plans).batch_max());
         if !known || !self.may_go(&Group::Records(of.clone()), waiting, full) {
             return None;
         }
@@ -241,15 +246,22 @@ impl Portal {
         } else {
             self.backlogged.remove(of);
         }
-        let properties = self.plan_of(of, ctx.plans).property_names(
-            of,
-            self.shared.definitions_of(of),
-            changed.iter().map(String::as_str),
-        );
+        let plan = self.plan_of(of, ctx.plans);
+        let definitions = self.shared.definitions_of(of);
+        let schema = self.shared.schemas.of(of);
+        let external_id = ctx.plans.external_id(&self.id, of, schema);
+        let wanted = changed.iter().map(String::as_str).chain(external_id);
+        let properties = plan.property_names(of, definitions, wanted);
+        let with_history = properties
+            .iter()
+            .filter(|name| plan.previous_values && changed.contains(*name))
+            .cloned()
+            .collect();
         (!ids.is_empty()).then(|| Request::Records {
             object_type_id: of.clone(),
             ids,
             properties,
+            with_history,
             half_of: None,
         })
     }

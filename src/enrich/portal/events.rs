@@ -2,14 +2,13 @@
 
 use std::collections::VecDeque;
 
-use crate::enrich::cache::DEFINITIONS_AGE_MIN;
 use crate::enrich::job::{Job, Key, Lane, Reading, Work, needs_read};
 use crate::enrich::priority::Priority;
 use crate::enrich::protocol::Ending;
 use crate::enrich::request::Group;
 use crate::event::{
-    ConversationChange, ConversationEvent, Erasure, Event, EventBody, Millis, ObjectChange,
-    ObjectEvent, ObjectId, ObjectTypeId, RecordDigest, Tombstone, TombstoneReason,
+    ConversationChange, ConversationEvent, Erasure, Event, EventBody, ObjectChange, ObjectEvent,
+    ObjectId, ObjectTypeId, RecordDigest, Tombstone, TombstoneReason,
 };
 
 use super::{Context, Portal};
@@ -50,7 +49,7 @@ impl Portal {
         if ctx.memory.is_erased(&self.id, &key) {
             ctx.effects.end(&event.id, Ending::Purged);
         } else {
-            self.note_unknown_property(&key.0, &event, ctx.now);
+            self.note_unknown_property(&key.0, &event, ctx);
             let threads_are_read = || self.plan_of(&key.0, ctx.plans).thread;
             let work = if needs_read(&event, threads_are_read) {
                 Work::Read(Reading::default())
@@ -62,25 +61,35 @@ impl Portal {
         1
     }
 
-    /// A property we have no definition of: read the definitions again before the record.
+    /// A property we have no definition of: read the definitions again before the record. Of a sensitive one there is
+    /// none, unless these are asked for.
     pub(super) fn note_unknown_property(
         &mut self,
         object_type_id: &ObjectTypeId,
         event: &Event,
-        now: Millis,
+        ctx: &Context<'_>,
     ) {
         let EventBody::Object(ObjectEvent {
-            change: ObjectChange::PropertyChanged { property_name, .. },
+            change:
+                ObjectChange::PropertyChanged {
+                    property_name,
+                    is_sensitive,
+                    ..
+                },
             ..
         }) = &event.body
         else {
             return;
         };
+        if *is_sensitive && self.plan_of(object_type_id, ctx.plans).sensitivity.len() == 1 {
+            return;
+        }
         let known = self.shared.definitions_of(object_type_id);
         if known.is_some_and(|definitions| definitions.get(property_name).is_none())
             && let Some(cached) = self.shared.definitions.get_mut(object_type_id)
         {
-            cached.outdate_older_than(DEFINITIONS_AGE_MIN, now);
+            let name = format!("{object_type_id}/{property_name}");
+            self.shared.absent.look_again(cached, name, ctx.now);
         }
     }
 

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use crate::enrich::assemble;
-use crate::enrich::cache::{Cached, DEFINITIONS_TTL, OWNERS_TTL, OwnerLookup};
+use crate::enrich::assemble::{self, OwnerIds};
+use crate::enrich::cache::{Cached, DEFINITIONS_TTL, OWNERS_TTL, OwnerLookup, is_type_of};
 use crate::enrich::job::{Job, JobId, Key, PagesState, Reading, RecordOutcome, Work};
 use crate::enrich::memory::Sent;
 use crate::enrich::protocol::Ending;
 use crate::enrich::request::Request;
-use crate::event::{EnrichedEvent, Event, EventId, Millis, OwnerId, TombstoneReason, Version};
+use crate::event::{
+    EnrichedEvent, Event, EventBody, EventId, Millis, OwnerId, TombstoneReason, Version,
+};
 use crate::hubspot::call::RecordRead;
 
 use super::{Context, Portal};
@@ -88,8 +90,15 @@ impl Portal {
     /// Asks for what the record shares with others and is not known yet. `false` when all is known.
     pub(super) fn lacks_shared(&mut self, key: &Key, record: &RecordRead, now: Millis) -> bool {
         let mut lacks = false;
+        lacks |= self.lacks_labels(key, now);
         if assemble::stands_in_pipeline(record, &key.0) {
             let cached = self.shared.pipelines.entry(key.0.clone()).or_default();
+            if let Some(Ok(pipelines)) = cached.get()
+                && !assemble::knows_stage(record, &key.0, pipelines)
+            {
+                let name = assemble::stage_name(record, &key.0);
+                self.shared.absent.look_again(cached, name, now);
+            }
             if let Some(request) = ask(
                 cached,
                 DEFINITIONS_TTL,
@@ -98,7 +107,7 @@ impl Portal {
             ) {
                 self.ready.push_back(request);
             }
-            lacks |= self.shared.pipelines[&key.0].get().is_none();
+            lacks |= !self.shared.pipelines[&key.0].is_usable(DEFINITIONS_TTL, now);
         }
         let owner_ids = assemble::owner_ids(record, &key.0, &self.shared);
         if !owner_ids.is_empty() {
@@ -109,12 +118,51 @@ impl Portal {
             if let Some(request) = ask(&mut self.shared.owners.list, OWNERS_TTL, now, first_page) {
                 self.ready.push_back(request);
             }
-            lacks |= self.lacks_owners(owner_ids.into_iter().map(|(_, id)| id));
+            let ids = owner_ids.values().flat_map(OwnerIds::as_slice).cloned();
+            lacks |= self.lacks_owners(ids, now);
         }
         lacks
     }
 
-    pub(super) fn lacks_owners(&mut self, ids: impl Iterator<Item = OwnerId>) -> bool {
+    /// Asks for the labels of associations that the events of the job at `key` tell of without.
+    fn lacks_labels(&mut self, key: &Key, now: Millis) -> bool {
+        let job = self.lanes.get(key).and_then(|lane| lane.active.as_ref());
+        let events = job.map_or(&[][..], |job| &job.events);
+        let edges = events.iter().filter_map(|event| match &event.body {
+            EventBody::Association(edge) if edge.needs_label() => Some(edge),
+            _ => None,
+        });
+        let mut lacks = false;
+        for edge in edges {
+            let (from, to) = (
+                edge.from_object_type_id.clone(),
+                edge.to_object_type_id.clone(),
+            );
+            let cached = self
+                .shared
+                .labels
+                .entry((from.clone(), to.clone()))
+                .or_default();
+            if let Some(Ok(labels)) = cached.get()
+                && !labels.iter().any(|label| is_type_of(label, edge))
+            {
+                let category = edge.association_category.as_deref().unwrap_or_default();
+                let type_id = edge.association_type_id.unwrap_or_default();
+                let name = format!("{from}/{to}/{category}/{type_id}");
+                self.shared.absent.look_again(cached, name, now);
+            }
+            if let Some(request) = ask(cached, DEFINITIONS_TTL, now, Request::Labels { from, to }) {
+                self.ready.push_back(request);
+            }
+            lacks |= !cached.is_usable(DEFINITIONS_TTL, now);
+        }
+        lacks
+    }
+
+    pub(super) fn lacks_owners(&mut self, ids: impl Iterator<Item = OwnerId>, now: Millis) -> bool {
+        if !self.shared.owners.list.is_usable(OWNERS_TTL, now) {
+            return true;
+        }
         match self.shared.owners.list.get() {
             None => true,
             Some(Err(_)) => false,
@@ -155,7 +203,8 @@ impl Portal {
         let version = ctx
             .memory
             .next_version(of, state, read, updated_at, ctx.now);
-        assemble::read(&self.id, key, version, events, reading, &self.shared)
+        let shared = &self.shared;
+        assemble::read(&self.id, key, version, events, reading, shared, ctx.plans)
     }
 
     /// Sends a job that needs no read. A deletion that is older than what was sent is no news: the record

@@ -56,7 +56,7 @@ impl Portal {
         job: Job,
         ctx: &mut Context<'_>,
     ) -> Option<Job> {
-        if !job.is_held() || !key.0.is_custom() || self.shared.schemas.is_usable() {
+        if !job.is_held() || !key.0.is_custom() || self.shared.schemas.is_usable(ctx.now) {
             return Some(job);
         }
         if self.shared.schemas.begin_reading(ctx.now) {

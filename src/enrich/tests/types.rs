@@ -18,7 +18,7 @@ impl Held {
     pub fn answer(&self, call: &Call, now: Millis) -> Option<Answer> {
         Some(match call {
             Call::ListSchemas => Answer::Schemas(self.schemas.clone()),
-            Call::ListProperties { object_type_id } if object_type_id.name() == "note" => {
+            Call::ListProperties { object_type_id, .. } if object_type_id.name() == "note" => {
                 Answer::Properties(vec![definition("hs_attachment_ids", "string", None)])
             }
             Call::ReadFile { id } => Answer::File(self.files.get(id).cloned().map(Box::new)),

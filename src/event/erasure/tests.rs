@@ -49,6 +49,7 @@ fn of_body(id: &str, body: EventBody) -> Event {
         attempt_number: 0,
         change_source: None,
         source_id: None,
+        value: None,
         body,
     }
 }

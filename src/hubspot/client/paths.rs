@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::version::ApiVersion;
 use crate::event::ObjectTypeId;
-use crate::hubspot::call::{AssociationInput, Call};
+use crate::hubspot::call::{AssociationInput, Call, Sensitivity};
 
 /// The longest URL we send. HubSpot answers 414 somewhere above 5,116 bytes of query.
 pub(super) const URL_BYTES_MAX: usize = 5_000;
@@ -92,7 +92,11 @@ fn target(call: &Call) -> (Resource, Vec<&str>) {
         ),
         Call::ListOwners { .. } => (Resource::Owners, vec![]),
         Call::ReadOwner { id, .. } => (Resource::Owners, vec![id.as_str()]),
-        Call::ListProperties { object_type_id } => (Resource::Properties, one(object_type_id)),
+        Call::ListProperties { object_type_id, .. } => (Resource::Properties, one(object_type_id)),
+        Call::ListAssociationLabels { from, to } => (
+            Resource::Associations,
+            vec![from.as_str(), to.as_str(), "labels"],
+        ),
         Call::ListPipelines { object_type_id } => (Resource::Pipelines, one(object_type_id)),
         Call::ListSchemas => (Resource::Schemas, vec!["schemas"]),
         Call::ReadFile { id } => (Resource::Files, vec!["files", id]),
@@ -168,9 +172,16 @@ fn add_query(url: &mut Url, call: &Call) {
             // Else the ticket is left out.
             url.query_pairs_mut().append_pair("association", "TICKET");
         }
+        Call::ListProperties { sensitivity, .. } => {
+            // The default goes without saying.
+            if *sensitivity != Sensitivity::NonSensitive {
+                let level = sensitivity.as_str();
+                url.query_pairs_mut().append_pair("dataSensitivity", level);
+            }
+        }
         Call::ReadAssociations { .. }
-        | Call::ListProperties { .. }
         | Call::ListPipelines { .. }
+        | Call::ListAssociationLabels { .. }
         | Call::ReadFile { .. }
         | Call::SignFile { .. }
         | Call::ReadMessage { .. }
@@ -261,7 +272,16 @@ mod tests {
     #[test]
     fn every_call_has_its_path_in_both_families() {
         let to = ObjectTypeId::from_name("2-77");
+        let labels = Call::ListAssociationLabels {
+            from: contacts(),
+            to: to.clone(),
+        };
         let calls = [
+            (
+                labels,
+                "/crm/v4/associations/0-1/2-77/labels",
+                "/crm/associations/2026-09/0-1/2-77/labels",
+            ),
             (
                 Call::ReadRecords {
                     object_type_id: contacts(),
@@ -305,9 +325,18 @@ mod tests {
             (
                 Call::ListProperties {
                     object_type_id: contacts(),
+                    sensitivity: Sensitivity::NonSensitive,
                 },
                 "/crm/v3/properties/0-1",
                 "/crm/properties/2026-09/0-1",
+            ),
+            (
+                Call::ListProperties {
+                    object_type_id: contacts(),
+                    sensitivity: Sensitivity::HighlySensitive,
+                },
+                "/crm/v3/properties/0-1?dataSensitivity=highly_sensitive",
+                "/crm/properties/2026-09/0-1?dataSensitivity=highly_sensitive",
             ),
             (
                 Call::ListPipelines {

@@ -59,12 +59,20 @@ pub(crate) fn properties(call: &Call<'_>, path: &[&str]) -> Handled {
     };
     let object_type = call.object_type(object_type)?.id;
     let all = definitions::of(object_type);
-    // Nothing is archived; sensitive ones are a list of their own.
-    let sensitive = call
-        .query
-        .get("dataSensitivity")
-        .is_some_and(|level| level == "sensitive");
-    let wanted = |one: &&Definition| !call.flag("archived") && one.sensitive == sensitive;
+    // Nothing is archived; sensitive ones are a list of their own, and none is highly sensitive.
+    let level = call.query.get("dataSensitivity").map(String::as_str);
+    let level = level.unwrap_or("non_sensitive");
+    if let "sensitive" | "highly_sensitive" = level {
+        call.need_scope(&types::of(object_type).scope_of(level))?;
+    }
+    let level_of = |one: &Definition| {
+        if one.sensitive {
+            "sensitive"
+        } else {
+            "non_sensitive"
+        }
+    };
+    let wanted = |one: &&Definition| !call.flag("archived") && level_of(one) == level;
     let show = |one: &Definition| property(object_type, one, call.state.created_at);
     match rest {
         [] => Ok(Reply::ok(

@@ -222,6 +222,21 @@ impl Call<'_> {
         }
     }
 
+    /// Those of `names` whose values the token may read: of the others none is shown.
+    pub(crate) fn readable(&self, object_type: types::TypeId, names: Vec<String>) -> Vec<String> {
+        let scope = types::of(object_type).scope_of("sensitive");
+        let hidden = self.missing_scopes.contains(&scope);
+        let definitions = crate::simulator::definitions::of(object_type);
+        let is_sensitive = |name: &String| {
+            let definition = definitions.get(name.as_str());
+            definition.is_some_and(|definition| definition.sensitive)
+        };
+        let names = names.into_iter();
+        names
+            .filter(|name| !(hidden && is_sensitive(name)))
+            .collect()
+    }
+
     /// Makes a change for the caller.
     pub(crate) fn apply(&mut self, change: Change) -> Result<Applied, Reply> {
         let object_type = errors::object_type(&change);

@@ -50,8 +50,8 @@ impl Shown {
     fn of_query(call: &Call<'_>, object_type: TypeId) -> Self {
         Self::new(
             object_type,
-            call.list("properties"),
-            call.list("propertiesWithHistory"),
+            call.readable(object_type, call.list("properties")),
+            call.readable(object_type, call.list("propertiesWithHistory")),
         )
     }
 
@@ -123,8 +123,8 @@ pub(crate) fn list(call: &Call<'_>, object_type: TypeId) -> Handled {
 pub(crate) fn batch_read(call: &mut Call<'_>, object_type: TypeId) -> Handled {
     let shown = Shown::new(
         object_type,
-        strings(call, "properties")?,
-        strings(call, "propertiesWithHistory")?,
+        call.readable(object_type, strings(call, "properties")?),
+        call.readable(object_type, strings(call, "propertiesWithHistory")?),
     );
     let inputs = call.inputs_to_read(shown.page_max())?;
     let by = call.body.get("idProperty").and_then(Value::as_str);

@@ -78,6 +78,88 @@ async fn a_batch_holds_a_hundred_records_or_fifty_with_history() {
 }
 
 #[tokio::test]
+async fn a_history_has_every_value_with_its_time_and_source_the_newest_first() {
+    let desk = Desk::start().await;
+    let id = desk
+        .control
+        .create(PORTAL, "contacts", &[("city", "Graz")])
+        .unwrap();
+    for city in ["Lyon", ""] {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        let user = desk.control.by("CRM_UI", Some("userId:75500001"));
+        user.update(PORTAL, "contacts", id, &[("city", city)])
+            .unwrap();
+    }
+    let body = json!({"inputs": strings(&[id]), "properties": [], "propertiesWithHistory": ["city", "fax"]});
+    for path in [
+        "/crm/v3/objects/contacts/batch/read",
+        "/crm/objects/2026-09/0-1/batch/read",
+    ] {
+        let (_, reply) = desk.post(path, body.clone()).await;
+        let record = &reply["results"][0];
+        assert_eq!(record["propertiesWithHistory"]["fax"], json!([]));
+        let history = record["propertiesWithHistory"]["city"].as_array().unwrap();
+        let values: Vec<_> = history.iter().map(|one| &one["value"]).collect();
+        assert_eq!(values, ["", "Lyon", "Graz"]);
+        let times = history.iter().map(|one| one["timestamp"].as_str().unwrap());
+        assert!(times.rev().is_sorted());
+        assert_eq!(history[0]["timestamp"], record["updatedAt"]);
+        assert_eq!(
+            keys(&history[0]),
+            BTreeSet::from([
+                "sourceId",
+                "sourceType",
+                "timestamp",
+                "updatedByUserId",
+                "value"
+            ])
+        );
+        assert_eq!(history[0]["updatedByUserId"], 75_500_001);
+    }
+}
+
+#[tokio::test]
+async fn sensitive_properties_are_listed_apart_and_take_a_scope() {
+    let desk = Desk::start().await;
+    let path = "/crm/properties/2026-09/contacts";
+    let names = async |query: &str| -> (u16, Vec<String>) {
+        let (status, list) = desk.get(&format!("{path}{query}")).await;
+        let results = list["results"].as_array().cloned().unwrap_or_default();
+        let name = |one: &Value| one["name"].as_str().unwrap().to_owned();
+        (status, results.iter().map(name).collect())
+    };
+    let passport = "passport_number".to_owned();
+    assert!(!names("").await.1.contains(&passport));
+    assert_eq!(names("?dataSensitivity=sensitive").await.1, [passport]);
+    assert!(
+        names("?dataSensitivity=highly_sensitive")
+            .await
+            .1
+            .is_empty()
+    );
+
+    let id = desk
+        .control
+        .create(PORTAL, "contacts", &[("passport_number", "P1")])
+        .unwrap();
+    let body = json!({"inputs": strings(&[id]), "properties": ["passport_number"]});
+    let value = async || {
+        let read = "/crm/v3/objects/contacts/batch/read";
+        let (_, reply) = desk.post(read, body.clone()).await;
+        reply["results"][0]["properties"]["passport_number"].clone()
+    };
+    assert_eq!(value().await, "P1");
+    desk.control
+        .set_missing_scopes(
+            PORTAL,
+            ["crm.objects.contacts.sensitive.read.v2".to_owned()].into(),
+        )
+        .unwrap();
+    assert_eq!(names("?dataSensitivity=sensitive").await.0, 403);
+    assert_eq!(value().await, Value::Null);
+}
+
+#[tokio::test]
 async fn pages_follow_one_another_to_the_end_of_the_list() {
     let desk = Desk::start().await;
     let (mut seen, mut after) = (Vec::new(), String::new());

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{BatchReply, Paging, after, id, parse, text, unreadable};
+use super::{BatchReply, Paging, Results, after, id, parse, text, unreadable};
 use crate::event::{AssociationLabel, ObjectId};
 use crate::hubspot::call::{Answer, AssociationPage, CallError};
 
@@ -52,6 +52,14 @@ pub(super) fn batch(status: u16, body: &[u8]) -> Result<Answer, CallError> {
     reply.check(status)?;
     let pages = reply.results.into_iter().map(page);
     pages.collect::<Result<_, _>>().map(Answer::Associations)
+}
+
+/// All association types of a pair, of whatever category.
+pub(super) fn labels(body: &[u8]) -> Result<Answer, CallError> {
+    let list: Results<Type<'_>> = parse(body)?;
+    let labels = list.results.into_iter().map(label);
+    let labels = labels.collect::<Result<_, _>>();
+    labels.map(Answer::AssociationLabels)
 }
 
 fn page(page: WirePage<'_>) -> Result<AssociationPage, CallError> {
@@ -120,6 +128,17 @@ mod tests {
             let answer = batch(status, REPLY.as_bytes()).unwrap();
             assert_eq!(answer, Answer::Associations(expected.clone()));
         }
+    }
+
+    #[test]
+    fn the_labels_of_a_pair_are_its_association_types() {
+        let body = br#"{"results":[{"category":"HUBSPOT_DEFINED","typeId":279,"label":null},{"category":"USER_DEFINED","typeId":"28","label":"Employer"}]}"#;
+        let expected = vec![
+            type_of("HUBSPOT_DEFINED", 279, None),
+            type_of("USER_DEFINED", 28, Some("Employer")),
+        ];
+        assert_eq!(labels(body).unwrap(), Answer::AssociationLabels(expected));
+        assert!(labels(br#"{"results":[{"category":"USER_DEFINED"}]}"#).is_err());
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(super) fn answer(
         Call::ReadAssociations { .. } => associations::batch(status, body),
         Call::ListOwners { .. } => owners::page(body),
         Call::ReadOwner { .. } => owners::owner(body),
-        Call::ListProperties { .. } => definitions::properties(body),
+        Call::ListProperties { sensitivity, .. } => definitions::properties(body, *sensitivity),
         Call::ListPipelines { .. } => definitions::pipelines(body),
         Call::ListSchemas => schemas::list(body),
         Call::ReadFile { .. } => files::file(body),
@@ -52,6 +52,7 @@ pub(super) fn answer(
         Call::ReadThread { .. } => conversations::thread(Some(body), date),
         Call::ReadMessage { .. } => conversations::message(body),
         Call::ReadActors { .. } => conversations::actors(status, body),
+        Call::ListAssociationLabels { .. } => associations::labels(body),
     }
 }
 
@@ -172,6 +173,7 @@ impl<'de> Deserialize<'de> for LossyText {
 mod tests {
     use super::*;
     use crate::event::{ObjectTypeId, OwnerId};
+    use crate::hubspot::call::Sensitivity;
     use proptest::prelude::*;
 
     fn every_call() -> Vec<Call> {
@@ -203,6 +205,11 @@ mod tests {
             },
             Call::ListProperties {
                 object_type_id: object_type_id.clone(),
+                sensitivity: Sensitivity::NonSensitive,
+            },
+            Call::ListAssociationLabels {
+                from: object_type_id.clone(),
+                to: object_type_id.clone(),
             },
             Call::ListPipelines { object_type_id },
             Call::ListSchemas,
@@ -230,6 +237,10 @@ mod tests {
             "results",
             "id",
             "properties",
+            "propertiesWithHistory",
+            "value",
+            "timestamp",
+            "displayOrder",
             "completedAt",
             "errors",
             "category",

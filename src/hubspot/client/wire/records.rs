@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{BatchReply, id, parse, text, time, unreadable};
 use crate::event::{Millis, ObjectId};
-use crate::hubspot::call::{Answer, CallError, RecordRead};
+use crate::hubspot::call::{Answer, CallError, PastValue, RecordRead};
 
 /// `SimplePublicObject`.
 #[derive(Deserialize)]
@@ -19,10 +19,21 @@ struct WireRecord<'a> {
     #[serde(borrow)]
     properties: Option<BTreeMap<String, &'a RawValue>>,
     #[serde(borrow)]
+    properties_with_history: Option<BTreeMap<String, Option<Vec<WirePastValue<'a>>>>>,
+    #[serde(borrow)]
     created_at: Option<&'a RawValue>,
     #[serde(borrow)]
     updated_at: Option<&'a RawValue>,
     archived: Option<bool>,
+}
+
+/// `ValueWithTimestamp`.
+#[derive(Deserialize)]
+struct WirePastValue<'a> {
+    #[serde(borrow)]
+    value: Option<&'a RawValue>,
+    #[serde(borrow)]
+    timestamp: Option<&'a RawValue>,
 }
 
 /// `BatchResponseSimplePublicObject`, with and without errors.
@@ -60,16 +71,36 @@ pub(in super::super) fn record(
 
 fn read(record: WireRecord<'_>) -> Result<RecordRead, CallError> {
     let properties = record.properties.unwrap_or_default();
+    let histories = record.properties_with_history.unwrap_or_default();
     Ok(RecordRead {
         id: ObjectId::from(id(record.id, "a record's id")?),
         properties: properties
             .into_iter()
             .filter_map(|(name, value)| Some((name, text(Some(value))?)))
             .collect(),
+        history: histories
+            .into_iter()
+            .filter_map(|(name, values)| Some((name, history(values?)?)))
+            .collect(),
         created_at: time(record.created_at),
         updated_at: time(record.updated_at),
         archived: record.archived.unwrap_or(false),
     })
+}
+
+/// The values of a property, the newest first whatever order they came in; `None` when one has no time, since
+/// what came before what cannot be told then.
+fn history(values: Vec<WirePastValue<'_>>) -> Option<Vec<PastValue>> {
+    let past = |value: WirePastValue<'_>| {
+        Some(PastValue {
+            text: text(value.value).unwrap_or_default(),
+            since: time(value.timestamp)?,
+        })
+    };
+    let mut history: Vec<_> = values.into_iter().map(past).collect::<Option<_>>()?;
+    // Stable: of two at one millisecond the one that HubSpot names first is the newer.
+    history.sort_by_key(|value| std::cmp::Reverse(value.since));
+    Some(history)
 }
 
 #[cfg(test)]
@@ -104,6 +135,7 @@ mod tests {
             properties: values
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
+            history: BTreeMap::new(),
             created_at: Millis::parse("2026-01-02T03:04:05.678Z"),
             updated_at: Millis::parse("2026-01-02T03:04:06Z"),
             archived: false,
@@ -113,6 +145,28 @@ mod tests {
             Some(completed_at),
             Millis::parse("2026-01-02T03:04:07.010Z")
         );
+    }
+
+    #[test]
+    fn a_history_has_the_newest_value_first_and_none_that_cannot_be_dated() {
+        let (records, _) = records(
+            r#"{"results":[{"id":"1","properties":{},"propertiesWithHistory":{
+                "stage":[{"value":"a","timestamp":"2026-01-01T00:00:00Z","sourceType":"API"},
+                         {"value":"","timestamp":"2026-01-03T00:00:00Z","sourceType":"CRM_UI","updatedByUserId":7},
+                         {"value":null,"timestamp":"2026-01-02T00:00:00.5Z","sourceType":"API"}],
+                "never":[],
+                "undated":[{"value":"x","timestamp":"soon","sourceType":"API"}]}}],
+                "completedAt":"2026-01-02T03:04:07Z"}"#,
+        )
+        .unwrap();
+        let history = &records[0].history;
+        let texts: Vec<_> = history["stage"].iter().map(|value| &*value.text).collect();
+        assert_eq!(texts, ["", "", "a"]);
+        assert_eq!(
+            Some(history["stage"][1].since),
+            Millis::parse("2026-01-02T00:00:00.500Z")
+        );
+        assert!(history["never"].is_empty() && !history.contains_key("undated"));
     }
 
     #[test]
