@@ -7,6 +7,7 @@ use std::fmt;
 use super::{Config, ConfigError};
 
 mod broker;
+mod destination;
 mod public;
 mod work;
 
@@ -81,7 +82,12 @@ pub struct Report {
 
 type Rule = fn(&Config, Role) -> Vec<Problem>;
 
-const RULES: &[&[Rule]] = &[public::RULES, broker::RULES, work::RULES];
+const RULES: &[&[Rule]] = &[
+    public::RULES,
+    broker::RULES,
+    work::RULES,
+    destination::RULES,
+];
 const ADVICE: &[&[Rule]] = &[public::ADVICE, work::ADVICE];
 
 impl Config {

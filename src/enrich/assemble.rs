@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::demand::Parts;
 use crate::event::{
     Association, AssociationLabel, EnrichedData, EnrichedEvent, Enrichment, EnrichmentPart,
     EnrichmentProblem, EnrichmentStatus, Event, ObjectId, ObjectTypeId, Owner, OwnerId, Pipeline,
@@ -28,7 +29,7 @@ pub fn unread(
     })
 }
 
-/// A message with what was read of its record.
+/// A message with what was read of its record, as far as `parts` go.
 ///
 /// # Panics
 /// When the record's read has not ended.
@@ -38,6 +39,7 @@ pub fn read(
     version: Version,
     events: Vec<Event>,
     reading: Reading,
+    parts: Parts,
     shared: &Shared,
 ) -> EnrichedEvent {
     let stale = reading.stale;
@@ -57,16 +59,20 @@ pub fn read(
             bare(portal_id, key, version, events, EnrichmentStatus::Forbidden)
         }
         RecordOutcome::Found(record) => {
-            problems.extend(shared_problems(&key.0, &record, shared));
+            problems.extend(shared_problems(&key.0, &record, parts, shared));
             let status = match (stale, problems.is_empty()) {
                 (true, _) => EnrichmentStatus::Stale,
                 (false, true) => EnrichmentStatus::Complete,
                 (false, false) => EnrichmentStatus::Partial,
             };
             EnrichedData {
-                owners: owners(&key.0, &record, shared),
+                owners: if parts.owners {
+                    owners(&key.0, &record, shared)
+                } else {
+                    BTreeMap::new()
+                },
                 associations: associations(reading.associations),
-                pipeline: pipeline(&key.0, &record, shared),
+                pipeline: pipeline(&key.0, &record, shared).filter(|_| parts.pipeline),
                 record: Some(typed::record(&record, shared.definitions_of(&key.0))),
                 ..bare(portal_id, key, version, events, status)
             }
@@ -160,15 +166,20 @@ fn problem(
 fn shared_problems(
     object_type_id: &ObjectTypeId,
     record: &RecordRead,
+    parts: Parts,
     shared: &Shared,
 ) -> Vec<EnrichmentProblem> {
-    let owner_ids = owner_ids(record, object_type_id, shared);
+    let owner_ids = if parts.owners {
+        owner_ids(record, object_type_id, shared)
+    } else {
+        Vec::new()
+    };
     let wanted = [
         (EnrichmentPart::Definitions, true),
         (EnrichmentPart::Owners, !owner_ids.is_empty()),
         (
             EnrichmentPart::Pipeline,
-            stands_in_pipeline(record, object_type_id),
+            parts.pipeline && stands_in_pipeline(record, object_type_id),
         ),
     ];
     let mut problems: Vec<_> = wanted

@@ -9,9 +9,8 @@ use crate::hubspot::call::{Answered, LimitClass};
 use super::admission::{Admission, STUCK_AFTER, UNSETTLED_MAX, WINDOW_DEFAULT};
 use super::budget::Share;
 use super::changelog::{Changelog, Note};
-use super::effects::{CallUnderWay, Effects};
+use super::effects::{CallUnderWay, Effects, Publishing};
 use super::health::{Health, Standing};
-use super::job::Key;
 use super::memory::Memory;
 use super::plan::Plans;
 use super::portal::{Context, Portal};
@@ -39,7 +38,7 @@ pub struct Engine {
     /// Whether a delivery was settled, so that there may be room for another.
     has_room: bool,
     calls: HashMap<CallId, CallUnderWay>,
-    publishes: HashMap<PublishId, (PortalId, Key)>,
+    publishes: HashMap<PublishId, (PortalId, Publishing)>,
     effects: Effects,
 }
 
@@ -118,10 +117,15 @@ impl Engine {
                     portal.token_refreshed(changed, ctx.now)
                 });
             }
-            Input::Published { publish, ending } => {
-                if let Some((portal_id, key)) = self.publishes.remove(&publish) {
-                    self.with_portal(now, &portal_id, |portal, ctx| {
-                        portal.published(&key, ending, ctx)
+            Input::Published {
+                publish,
+                ending,
+                unlisted,
+            } => {
+                if let Some((portal_id, publishing)) = self.publishes.remove(&publish) {
+                    self.with_portal(now, &portal_id, |portal, ctx| match &publishing {
+                        Publishing::Record(key) => portal.published(key, ending, &unlisted, ctx),
+                        Publishing::Plain(id) => portal.plain_published(id, ending, ctx),
                     });
                 }
             }
@@ -215,15 +219,43 @@ impl Engine {
         };
         let priority = Priority::of_all(events.iter());
         let standing = standing(&self.portals, &first.portal_id, now);
-        if self
-            .admission
-            .has_room(&first.portal_id, priority, standing)
+        if !self.asks_hubspot(&events)
+            || self
+                .admission
+                .has_room(&first.portal_id, priority, standing)
         {
             self.admit(now, delivery, events);
-        } else if from == Source::Backlog {
+            return;
+        }
+        self.send_plain(now, &events);
+        if from == Source::Backlog {
             self.admission.hold(delivery, events, now);
         } else {
             self.put_aside(delivery);
+        }
+    }
+
+    /// Whether HubSpot may be asked something because of `events`. What needs no answer of its never waits for room.
+    fn asks_hubspot(&self, events: &[Event]) -> bool {
+        let mut events = events.iter();
+        events.any(|event| {
+            !self.memory.has_seen(&event.id) && self.plans.wants(event).parts.is_some()
+        })
+    }
+
+    /// Sends plain events of a delivery that is not taken up now. It keeps them until the rest of it is done, and they
+    /// are recognised when it comes again.
+    fn send_plain(&mut self, now: Millis, events: &[Event]) {
+        for event in events {
+            if self.memory.has_seen(&event.id) || !self.plans.wants(event).plain {
+                continue;
+            }
+            let portal_id = event.portal_id.clone();
+            let portal = self.portals.entry(portal_id.clone());
+            portal.or_insert_with(|| Portal::new(portal_id, self.budget_share));
+            self.with_portal(now, &event.portal_id, |portal, ctx| {
+                portal.send_plain(event, ctx);
+            });
         }
     }
 
@@ -370,6 +402,7 @@ impl Engine {
     fn lost(&mut self) {
         self.admission.clear();
         self.changelog.lost();
+        self.portals.values_mut().for_each(Portal::lost_plain);
         let on_their_way = counted(self.portals.values_mut().flat_map(Portal::lost));
         self.live.retain(|id, live| {
             live.deliveries.clear();
@@ -391,8 +424,11 @@ impl Engine {
             });
             self.calls.insert(call_id, call);
         }
-        for (publish, portal_id, key) in std::mem::take(&mut self.effects.publishes) {
-            self.publishes.insert(publish, (portal_id, key));
+        for (publish, portal_id, publishing) in std::mem::take(&mut self.effects.publishes) {
+            self.publishes.insert(publish, (portal_id, publishing));
+        }
+        for (id, ending) in std::mem::take(&mut self.effects.plain_ended) {
+            self.plain_ended(now, &id, ending);
         }
         for (id, ending) in std::mem::take(&mut self.effects.ended) {
             self.part_ended(now, &id, ending);
@@ -437,6 +473,15 @@ impl Engine {
             }
             self.event_ended(delivery);
         }
+    }
+
+    /// The plain half of an event ended. Where that is not its end, it is noted by itself.
+    fn plain_ended(&mut self, now: Millis, id: &EventId, ending: Ending) {
+        let live = self.live.get(id);
+        if live.is_none_or(|live| live.parts > 1) {
+            self.memory.see_plain(id, ending, now);
+        }
+        self.part_ended(now, id, ending);
     }
 
     fn event_ended(&mut self, delivery: DeliveryId) {

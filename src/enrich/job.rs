@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::demand::Parts;
 use crate::event::{
     AssociationLabel, EnrichedEvent, EnrichmentProblem, Event, EventBody, EventId, Millis,
     ObjectChange, ObjectEvent, ObjectId, ObjectTypeId, Tombstone,
 };
 use crate::hubspot::call::RecordRead;
 
+use super::plan::Plans;
 use super::priority::{Place, Priority};
 
 /// What names a record within a portal.
@@ -22,6 +24,8 @@ pub struct JobId(pub u64);
 pub struct Job {
     pub id: JobId,
     pub events: Vec<Event>,
+    /// The parts of the message that somebody wants.
+    pub parts: Parts,
     pub work: Work,
 }
 
@@ -113,6 +117,13 @@ impl Job {
                 Work::Read(_) => needs_read(event),
                 _ => false,
             }
+    }
+
+    /// Takes `event` in, with the parts that are wanted because of it.
+    pub fn take(&mut self, event: Event, plans: &Plans) {
+        let wanted = plans.wants(&event).parts;
+        self.parts = self.parts.and(wanted.unwrap_or(Parts::NONE));
+        self.events.push(event);
     }
 
     /// Moves this job, which has not begun, into a tombstone for a deletion at `deleted_at`, if nothing

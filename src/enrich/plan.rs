@@ -1,9 +1,10 @@
-//! What to read of a record, by object type.
+//! What to read: of which records, and what of them. It is what `[enrich.*]` says, as far as somebody asks for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::EnrichConfig;
-use crate::event::ObjectTypeId;
+use crate::demand::{Demand, Wanted, WantedProperties};
+use crate::event::{Event, ObjectTypeId};
 
 use super::typed::Definitions;
 
@@ -12,6 +13,7 @@ use super::typed::Definitions;
 pub struct Plans {
     by_type: BTreeMap<ObjectTypeId, Plan>,
     otherwise: Plan,
+    demand: Demand,
 }
 
 /// What to read of the records of one type.
@@ -43,7 +45,33 @@ impl Plans {
         Self {
             by_type,
             otherwise: Plan::default(),
+            demand: Demand::default(),
         }
+    }
+
+    /// The same, for what `demand` asks for and no more. Without it everything is asked for.
+    #[must_use]
+    pub fn with_demand(self, demand: Demand) -> Self {
+        Self { demand, ..self }
+    }
+
+    /// What is asked for about `event`.
+    #[must_use]
+    pub fn wants(&self, event: &Event) -> Wanted {
+        self.demand.wants(event)
+    }
+
+    /// The names of the properties to read of records of type `of`, each once: those somebody asks for, those that
+    /// `changed`, and those that owners and pipelines are found by.
+    #[must_use]
+    pub fn property_names<'a>(
+        &'a self,
+        of: &ObjectTypeId,
+        definitions: Option<&'a Definitions>,
+        changed: impl Iterator<Item = &'a str>,
+    ) -> Vec<String> {
+        let wanted = self.demand.properties(of);
+        self.of(of).property_names(of, definitions, wanted, changed)
     }
 
     /// The plan for `object_type_id`.
@@ -71,20 +99,22 @@ impl Plan {
         }
     }
 
-    /// The names of the properties to read, each once: the plan's own, those that `changed`, and those
-    /// that owners and pipelines are found by. Without definitions the plan's own are what it names.
-    #[must_use]
-    pub fn property_names<'a>(
+    /// See [`Plans::property_names`]. The plan's own are read when somebody takes whatever is read. Without
+    /// definitions they are what it names.
+    fn property_names<'a>(
         &'a self,
         object_type_id: &ObjectTypeId,
         definitions: Option<&'a Definitions>,
+        wanted: WantedProperties<'a>,
         changed: impl Iterator<Item = &'a str>,
     ) -> Vec<String> {
-        let mut names: BTreeSet<&str> = changed.collect();
+        let mut names = wanted.named;
+        names.extend(changed);
         names.extend(OWNER_PROPERTIES);
         let (pipeline, stage) = pipeline_properties(object_type_id);
         names.extend([pipeline, stage]);
         match (&self.properties, definitions) {
+            _ if !wanted.all => {}
             (Selection::Named(named), _) => names.extend(named.iter().map(String::as_str)),
             (_, None) => {}
             (selection, Some(definitions)) => names.extend(

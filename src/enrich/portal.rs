@@ -23,6 +23,9 @@ mod answers;
 mod calls;
 mod events;
 mod messages;
+mod plain;
+
+use plain::PlainEvents;
 
 /// One portal.
 #[derive(Debug)]
@@ -51,6 +54,8 @@ pub struct Portal {
     assembling: BTreeSet<Key>,
     /// Records to be read again, by when.
     rereads: BTreeMap<Millis, Vec<(Key, JobId)>>,
+    /// Events to be sent as they are.
+    plain: PlainEvents,
 }
 
 /// What a portal's methods need besides their own state.
@@ -79,6 +84,7 @@ impl Portal {
             since_bulk: 0,
             assembling: BTreeSet::new(),
             rereads: BTreeMap::new(),
+            plain: PlainEvents::default(),
         }
     }
 
@@ -89,7 +95,7 @@ impl Portal {
 
     /// Whether nothing waits and nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.lanes.is_empty() && self.in_flight == 0
+        self.lanes.is_empty() && self.in_flight == 0 && self.plain.is_empty()
     }
 
     /// Whether events wait.

@@ -12,6 +12,7 @@ use crate::hubspot::call::*;
 use super::budget::Share;
 use super::*;
 
+mod demand;
 mod isolation;
 mod shortage;
 
@@ -51,6 +52,8 @@ struct World {
     answers: Vec<(Millis, CallId, Answered)>,
     calls: Vec<(Millis, Call)>,
     messages: Vec<EnrichedEvent>,
+    /// Plain events.
+    plain: Vec<Event>,
     /// When the first message of a record went out.
     published_at: BTreeMap<String, Millis>,
     letters: Vec<DeadLetter>,
@@ -108,6 +111,7 @@ impl World {
             answers: Vec::new(),
             calls: Vec::new(),
             messages: Vec::new(),
+            plain: Vec::new(),
             published_at: BTreeMap::new(),
             letters: Vec::new(),
             notes: Vec::new(),
@@ -219,6 +223,10 @@ impl World {
                 self.messages.push(*event);
                 self.confirmed(publish, Ending::Delivered)
             }
+            Output::PublishPlain { publish, event } => {
+                self.plain.push(*event);
+                self.confirmed(publish, Ending::Delivered)
+            }
             Output::Bury { publish, letter } => {
                 self.letters.push(*letter);
                 self.confirmed(publish, Ending::Dead)
@@ -247,8 +255,13 @@ impl World {
     }
 
     fn confirmed(&mut self, publish: PublishId, ending: Ending) -> Option<Input> {
+        let unlisted = Vec::new();
         if self.confirm {
-            return Some(Input::Published { publish, ending });
+            return Some(Input::Published {
+                publish,
+                ending,
+                unlisted,
+            });
         }
         self.unconfirmed.push((publish, ending));
         None
@@ -257,7 +270,11 @@ impl World {
     fn confirm_all(&mut self) {
         self.confirm = true;
         for (publish, ending) in std::mem::take(&mut self.unconfirmed) {
-            self.tell(Input::Published { publish, ending });
+            self.tell(Input::Published {
+                publish,
+                ending,
+                unlisted: Vec::new(),
+            });
         }
     }
 

@@ -212,6 +212,20 @@ const CONVERSATION: &str = "conversation";
 const UNKNOWN: &str = "unknown";
 
 impl Event {
+    /// Every [`kind`](Self::kind).
+    pub const KINDS: [&str; 10] = [
+        "created",
+        "deleted",
+        "privacy_deleted",
+        "restored",
+        "merged",
+        "property_changed",
+        "association_added",
+        "association_removed",
+        "new_message",
+        UNKNOWN,
+    ];
+
     /// What the event is about: the record (for an association its `from` side, for a merge the
     /// survivor), the thread, or for an unknown event its own id.
     #[must_use]

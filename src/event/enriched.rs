@@ -6,8 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::value::RawValue;
 
 use super::{
-    Event, EventId, IdentityHasher, Millis, ObjectId, ObjectTypeId, OwnerId, PortalId, RoutingKey,
-    Version,
+    Event, EventId, IdentityHasher, Millis, ObjectId, ObjectTypeId, OwnerId, PortalId, Version,
 };
 
 /// The content type of an encoded [`EnrichedEvent`]: CloudEvents' structured JSON.
@@ -326,19 +325,6 @@ impl EnrichedEvent {
             datacontenttype: "application/json".to_owned(),
             data,
         }
-    }
-
-    /// The routing keys of its events, each once, in order.
-    #[must_use]
-    pub fn routing_keys(&self) -> Vec<RoutingKey> {
-        let mut keys: Vec<RoutingKey> = Vec::new();
-        for event in &self.data.events {
-            let key = event.routing_key();
-            if !keys.contains(&key) {
-                keys.push(key);
-            }
-        }
-        keys
     }
 
     /// The JSON, of type [`ENRICHED_CONTENT_TYPE`].

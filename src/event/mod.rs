@@ -5,6 +5,7 @@
 //!
 //! - [`Event`]: one change, exactly identified;
 //! - [`Batch`]: the events of one portal from one request, as they travel from receiver to worker;
+//! - [`PlainEvent`]: one change as a CloudEvent of its own;
 //! - [`EnrichedEvent`]: one record's state with the events that led to it, as consumers receive it;
 //! - [`DeadLetter`]: what could not go on, and why.
 
@@ -15,6 +16,7 @@ mod enriched;
 mod identity;
 mod ids;
 mod object_type;
+mod plain;
 mod routing_key;
 mod time;
 mod version;
@@ -36,6 +38,7 @@ pub use enriched::{
 pub use identity::{EventId, IdentityHasher};
 pub use ids::{AppId, ObjectId, OwnerId, PortalId, RecordKey, SubscriptionId};
 pub use object_type::{ObjectTypeId, STANDARD_OBJECT_TYPES, StandardObjectType};
+pub use plain::PlainEvent;
 pub use routing_key::{KeyPattern, KeyPatternError, RoutingKey};
 pub use time::Millis;
 pub use version::Version;

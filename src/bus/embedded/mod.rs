@@ -143,7 +143,7 @@ impl Embedded {
                     return Some(Err(PublishError::TooLarge));
                 }
                 let (queue, routing_key) = match outgoing.target {
-                    Target::Topic(_) => return Some(Ok(())),
+                    Target::Topic(..) => return Some(Ok(())),
                     Target::DeadLetters(key) => (QueueId::DEAD_LETTERS, Some(key)),
                     Target::Partition(number) if number < self.partitions => {
                         (QueueId::partition(number), None)
@@ -374,6 +374,6 @@ fn label(target: &Target) -> &'static str {
         Target::Changelog(_) => "changelog",
         Target::Destination(_) => "destination",
         Target::DeadLetters(_) => "dead_letters",
-        Target::Topic(_) => "topic",
+        Target::Topic(..) => "topic",
     }
 }

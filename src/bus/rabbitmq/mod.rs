@@ -184,6 +184,7 @@ impl RabbitMq {
                 id: id.clone(),
                 content_type: "application/octet-stream".to_owned(),
                 kind: changelog::END_KIND.to_owned(),
+                headers: Vec::new(),
                 body: bytes::Bytes::new(),
             },
         };
@@ -309,6 +310,6 @@ fn label(target: &Target) -> &'static str {
         Target::Changelog(_) => "changelog",
         Target::Destination(_) => "destination",
         Target::DeadLetters(_) => "dead_letters",
-        Target::Topic(_) => "topic",
+        Target::Topic(..) => "topic",
     }
 }

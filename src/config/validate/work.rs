@@ -240,7 +240,8 @@ fn destinations_match_something(config: &Config, _: Role) -> Vec<Problem> {
     })
 }
 
-fn each_destination(
+/// What `fault` finds wrong with each destination: the key within its table, and what to do.
+pub(super) fn each_destination(
     config: &Config,
     fault: impl Fn(&DestinationConfig) -> Option<(&'static str, &'static str)>,
 ) -> Vec<Problem> {

@@ -19,8 +19,9 @@ pub const CALLS_IN_FLIGHT_MAX: usize = 32;
 const LIVE_CALLS_RESERVED: usize = 8;
 
 impl Portal {
-    /// Sends every call that may be sent now.
+    /// Sends every plain event and every call that may be sent now.
     pub(in crate::enrich) fn dispatch(&mut self, ctx: &mut Context<'_>) {
+        self.dispatch_plain(ctx);
         self.requeue_due_rereads(ctx.now);
         while self.in_flight < CALLS_IN_FLIGHT_MAX && self.health.allows(self.in_flight, ctx.now) {
             let Some(request) = self.next_request(ctx) else {
@@ -218,7 +219,7 @@ impl Portal {
                 }
             }
         }
-        let properties = ctx.plans.of(of).property_names(
+        let properties = ctx.plans.property_names(
             of,
             self.shared.definitions_of(of),
             changed.iter().map(String::as_str),
@@ -262,6 +263,9 @@ impl Portal {
         else {
             return;
         };
+        if !job.parts.associations {
+            return;
+        }
         let job_id = job.id;
         let priority = Priority::of_all(job.events.iter());
         for to in &plans.of(&key.0).associations {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::demand::Parts;
 use crate::enrich::cache::DEFINITIONS_AGE_MIN;
 use crate::enrich::job::{Job, Key, Lane, Reading, Work, needs_read};
 use crate::enrich::priority::Priority;
@@ -15,7 +16,7 @@ use crate::event::{
 use super::{Context, Portal};
 
 impl Portal {
-    /// Takes an event in. Returns how many jobs it is part of: that many times it must end.
+    /// Takes an event in. Returns how many parts it has, jobs and plain events: that many times it must end.
     pub(in crate::enrich) fn arrive(&mut self, event: Event, ctx: &mut Context<'_>) -> usize {
         if !self.has_work() {
             self.progressed_at = ctx.now;
@@ -23,6 +24,26 @@ impl Portal {
         let subject = event.subject();
         let key = (subject.object_type_id, subject.object_id);
         let key = ctx.memory.survivor(&self.id, key);
+        let wanted = ctx.plans.wants(&event);
+        let plain = usize::from(wanted.plain && self.send_plain(&event, ctx));
+        if wanted.parts.is_some() {
+            return plain + self.enrich(key, event, ctx);
+        }
+        self.heed(&key, &event, ctx);
+        if plain == 0 {
+            let ending = if ctx.memory.has_seen_plain(&event.id) {
+                Ending::Delivered
+            } else {
+                Ending::Unwanted
+            };
+            ctx.effects.end(&event.id, ending);
+            return 1;
+        }
+        plain
+    }
+
+    /// Takes up an event that somebody wants enriched. Returns how many jobs it is part of.
+    fn enrich(&mut self, key: Key, event: Event, ctx: &mut Context<'_>) -> usize {
         if let EventBody::Object(ObjectEvent { change, .. }) = &event.body {
             match change.clone() {
                 ObjectChange::PrivacyDeleted => return self.erase(key, event, ctx),
@@ -49,6 +70,27 @@ impl Portal {
             self.append(key, event, work, ctx);
         }
         1
+    }
+
+    /// What an event means for others, though nobody wants it enriched: where ids lead to, and what must not go out.
+    fn heed(&mut self, key: &Key, event: &Event, ctx: &mut Context<'_>) {
+        let EventBody::Object(ObjectEvent { change, .. }) = &event.body else {
+            return;
+        };
+        match change {
+            ObjectChange::PrivacyDeleted => {
+                self.cancel(key, ctx);
+                self.wake_lane(key, ctx);
+            }
+            ObjectChange::Merged {
+                merged_object_ids, ..
+            } => {
+                for id in merged_object_ids {
+                    self.redirect(&(key.0.clone(), id.clone()), key, ctx);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// A property we have no definition of: read the definitions again before the record.
@@ -83,7 +125,7 @@ impl Portal {
         match lane.waiting.back_mut() {
             Some(last) if last.may_join_tombstone(event.occurred_at) => {
                 last.work = tombstone;
-                last.events.push(event);
+                last.take(event, ctx.plans);
                 self.wake_lane(&key, ctx);
             }
             _ => self.append(key, event, tombstone, ctx),
@@ -93,8 +135,19 @@ impl Portal {
 
     /// A privacy deletion cancels all work for the record, and keeps late events from bringing it back.
     pub(super) fn erase(&mut self, key: Key, event: Event, ctx: &mut Context<'_>) -> usize {
-        ctx.memory.erase(&self.id, &key, ctx.now);
-        if let Some(lane) = self.lanes.get_mut(&key) {
+        self.cancel(&key, ctx);
+        let tombstone = Work::Tombstone(Tombstone {
+            reason: TombstoneReason::PrivacyDeleted,
+            merged_into: None,
+        });
+        self.append(key, event, tombstone, ctx);
+        1
+    }
+
+    /// Cancels all work for an erased record, and remembers that it is.
+    fn cancel(&mut self, key: &Key, ctx: &mut Context<'_>) {
+        ctx.memory.erase(&self.id, key, ctx.now);
+        if let Some(lane) = self.lanes.get_mut(key) {
             let mut cancelled: Vec<Job> = lane.waiting.drain(..).collect();
             if lane
                 .active
@@ -107,13 +160,8 @@ impl Portal {
                 ctx.effects.end(&event.id, Ending::Purged);
             }
         }
-        self.assembling.remove(&key);
-        let tombstone = Work::Tombstone(Tombstone {
-            reason: TombstoneReason::PrivacyDeleted,
-            merged_into: None,
-        });
-        self.append(key, event, tombstone, ctx);
-        1
+        self.assembling.remove(key);
+        self.cancel_plain(key, ctx);
     }
 
     /// A merge reads the survivor, and sends a tombstone for each id that now leads to it. What waited
@@ -172,13 +220,18 @@ impl Portal {
         let lane = self.lanes.entry(key.clone()).or_default();
         match lane.waiting.back_mut() {
             Some(last) if matches!(work, Work::Read(_)) && last.takes(&event) => {
-                last.events.push(event);
+                last.take(event, ctx.plans);
             }
-            _ => lane.waiting.push_back(Job {
-                id: ctx.effects.next_job(),
-                events: vec![event],
-                work,
-            }),
+            _ => {
+                let mut job = Job {
+                    id: ctx.effects.next_job(),
+                    events: Vec::new(),
+                    parts: Parts::NONE,
+                    work,
+                };
+                job.take(event, ctx.plans);
+                lane.waiting.push_back(job);
+            }
         }
         self.wake_lane(&key, ctx);
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::demand::Parts;
 use crate::enrich::assemble;
 use crate::enrich::cache::{Cached, DEFINITIONS_TTL, OWNERS_TTL, OwnerLookup};
 use crate::enrich::job::{Job, JobId, Key, PagesState, Reading, RecordOutcome, Work};
@@ -35,14 +36,16 @@ impl Portal {
 
     /// Sends the message of a job that has all it needs.
     pub(super) fn advance(&mut self, key: &Key, ctx: &mut Context<'_>) {
-        let Some(Work::Read(reading)) = self
-            .lanes
-            .get(key)
-            .and_then(|lane| lane.active.as_ref())
-            .map(|job| &job.work)
+        let active = self.lanes.get(key).and_then(|lane| lane.active.as_ref());
+        let Some(Job {
+            work: Work::Read(reading),
+            parts,
+            ..
+        }) = active
         else {
             return;
         };
+        let parts = *parts;
         let is_reading = |state: PagesState| state == PagesState::Reading;
         match &reading.record {
             None => return,
@@ -55,7 +58,7 @@ impl Portal {
                     return;
                 }
                 let record = record.clone();
-                if self.lacks_shared(key, &record, ctx.now) {
+                if self.lacks_shared(key, &record, parts, ctx.now) {
                     self.assembling.insert(key.clone());
                     return;
                 }
@@ -71,16 +74,22 @@ impl Portal {
             key,
             job.newest(),
             std::mem::take(&mut job.events),
-            reading,
+            (reading, job.parts),
             ctx,
         );
         self.publish(key, job.id, message, ctx);
     }
 
-    /// Asks for what the record shares with others and is not known yet. `false` when all is known.
-    pub(super) fn lacks_shared(&mut self, key: &Key, record: &RecordRead, now: Millis) -> bool {
+    /// Asks for what the record shares with others, is wanted and is not known yet. `false` when all is known.
+    pub(super) fn lacks_shared(
+        &mut self,
+        key: &Key,
+        record: &RecordRead,
+        parts: Parts,
+        now: Millis,
+    ) -> bool {
         let mut lacks = false;
-        if assemble::stands_in_pipeline(record, &key.0) {
+        if parts.pipeline && assemble::stands_in_pipeline(record, &key.0) {
             let cached = self.shared.pipelines.entry(key.0.clone()).or_default();
             if let Some(request) = ask(
                 cached,
@@ -93,7 +102,7 @@ impl Portal {
             lacks |= self.shared.pipelines[&key.0].get().is_none();
         }
         let owner_ids = assemble::owner_ids(record, &key.0, &self.shared);
-        if !owner_ids.is_empty() {
+        if parts.owners && !owner_ids.is_empty() {
             let first_page = Request::OwnerPage {
                 archived: false,
                 after: None,
@@ -133,7 +142,7 @@ impl Portal {
         key: &Key,
         newest: Millis,
         events: Vec<Event>,
-        reading: Reading,
+        (reading, parts): (Reading, Parts),
         ctx: &mut Context<'_>,
     ) -> EnrichedEvent {
         let updated_at = match &reading.record {
@@ -146,7 +155,7 @@ impl Portal {
         let version = ctx
             .memory
             .next_version(of, state, read, updated_at, ctx.now);
-        assemble::read(&self.id, key, version, events, reading, &self.shared)
+        assemble::read(&self.id, key, version, events, reading, parts, &self.shared)
     }
 
     /// Sends a job that needs no read. A deletion that is older than what was sent is no news: the record
@@ -204,15 +213,18 @@ impl Portal {
         self.lanes.entry(key.clone()).or_default().active = Some(Job {
             id: job,
             events: Vec::new(),
+            parts: Parts::NONE,
             work: Work::Publishing(ids),
         });
     }
 
-    /// The message of a record's lane is confirmed: its events end, and the next job begins.
+    /// The message of a record's lane is confirmed: its events end, those in nobody's copy as unwanted, and the next job
+    /// begins.
     pub(in crate::enrich) fn published(
         &mut self,
         key: &Key,
         ending: Ending,
+        unlisted: &[EventId],
         ctx: &mut Context<'_>,
     ) {
         self.progressed_at = ctx.now;
@@ -224,15 +236,19 @@ impl Portal {
             ..
         }) = &lane.active
         {
-            ids.iter().for_each(|id| ctx.effects.end(id, ending));
+            for id in ids {
+                let is_listed = !unlisted.contains(id);
+                let ending = if is_listed { ending } else { Ending::Unwanted };
+                ctx.effects.end(id, ending);
+            }
             lane.active = None;
             ctx.memory.confirmed(&self.id, key);
         }
         self.wake_lane(key, ctx);
     }
 
-    /// Drops all work that has not reached the publisher: its events come again. Returns the ids of the
-    /// events whose messages are on their way.
+    /// Drops all reads and messages that have not reached the publisher: their events come again. Returns the ids of
+    /// the events whose messages are on their way, and of the plain events that have not ended.
     pub(in crate::enrich) fn lost(&mut self) -> Vec<EventId> {
         self.to_read.clear();
         self.to_associate.clear();
@@ -240,7 +256,7 @@ impl Portal {
         self.rereads.clear();
         self.assembling.clear();
         self.ready.retain(Request::is_shared);
-        let mut on_their_way = Vec::new();
+        let mut on_their_way: Vec<EventId> = self.plain.ids().cloned().collect();
         self.lanes.retain(|_, lane| {
             lane.waiting.clear();
             lane.queued = None;
