@@ -1099,7 +1099,11 @@ fn a_confirm_from_before_a_loss_does_not_settle_a_repeat_too_early() {
     world.deliver(vec![merge]);
     for _ in 0..4 {
         for (publish, ending) in std::mem::take(&mut world.unconfirmed) {
-            world.tell(Input::Published { publish, ending });
+            world.tell(Input::Published {
+                publish,
+                ending,
+                unlisted: Vec::new(),
+            });
         }
     }
     assert!(world.acked.is_empty(), "the survivor is still being read");

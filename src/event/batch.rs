@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::event::{
         AssociationChange, AssociationEvent, ConversationChange, ConversationEvent, EventBody,
-        ObjectChange, ObjectEvent, ObjectTypeId, UnknownEvent,
+        Millis, ObjectChange, ObjectEvent, ObjectTypeId, UnknownEvent,
     };
 
     fn event(portal: &str, body: EventBody) -> Event {

@@ -10,7 +10,7 @@ use super::*;
 use crate::bus::{BusUnavailable, Consumer, Message, Queue, StoredNote};
 use crate::config::{BusConfig, DestinationConfig, DestinationKind, Secret};
 use crate::event::{
-    DeadLetter, DeadLetterReason, ENRICHED_CONTENT_TYPE, EnrichedData, Enrichment,
+    DeadLetter, DeadLetterReason, ENRICHED_CONTENT_TYPE, EnrichedData, EnrichedEvent, Enrichment,
     EnrichmentStatus, Event, EventBody, IdentityHasher, ObjectChange, ObjectEvent, ObjectTypeId,
     Version,
 };

@@ -8,6 +8,7 @@ mod config;
 mod bus_contract;
 mod bus_verdicts;
 mod delivery;
+mod destinations;
 mod ingress;
 mod recovery;
 mod simulator;

@@ -31,10 +31,10 @@ impl Portal {
         }
         self.heed(&key, &event, ctx);
         if plain == 0 {
-            let ending = if ctx.memory.has_seen_plain(&event.id) {
-                Ending::Delivered
-            } else {
-                Ending::Unwanted
+            let ending = match wanted.plain {
+                true if ctx.memory.has_seen_plain(&event.id) => Ending::Delivered,
+                true => Ending::Purged,
+                false => Ending::Unwanted,
             };
             ctx.effects.end(&event.id, ending);
             return 1;
