@@ -19,7 +19,7 @@ pub(super) fn letters(
     };
     let letter = DeadLetter::new(Stage::FanOut, reason, detail.to_owned(), now);
     Outgoing::dead_letters(match copy {
-        Outbound::Enriched(event) => letter.with_enriched_event(destination, event),
-        Outbound::Plain(event) => letter.with_plain_event(destination, event),
+        Outbound::Enriched(event) => letter.with_enriched_event(destination, *event),
+        Outbound::Plain(event) => letter.with_plain_event(destination, *event),
     })
 }

@@ -13,9 +13,9 @@ use super::share::{Encoder, Share};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outbound {
     /// The state of a record with the events that led to it.
-    Enriched(EnrichedEvent),
+    Enriched(Box<EnrichedEvent>),
     /// An event as it is.
-    Plain(Event),
+    Plain(Box<Event>),
 }
 
 impl Outbound {
@@ -129,7 +129,7 @@ impl Item {
             Outbound::Enriched(event) => {
                 let selection = wish.select(&event.data, &self.outbound.keys());
                 let copy = selection.map(|selection| selection.copy_of(event).into_owned());
-                Outbound::Enriched(copy.unwrap_or_else(|| event.clone()))
+                Outbound::Enriched(copy.map_or_else(|| event.clone(), Box::new))
             }
         }
     }

@@ -221,7 +221,9 @@ impl FanOut {
         &self,
         events: Vec<EnrichedEvent>,
     ) -> Vec<Result<FanOutOutcome, FanOutFailure>> {
-        let events = events.into_iter().map(Outbound::Enriched);
+        let events = events
+            .into_iter()
+            .map(|one| Outbound::Enriched(Box::new(one)));
         self.deliver(events.collect()).await
     }
 }

@@ -341,10 +341,10 @@ impl Shell {
                 } => self.call(call_id, portal_id, call),
                 Output::RefreshToken(portal_id) => self.refresh_token(portal_id),
                 Output::Publish { publish, event } => {
-                    self.to_publish.push((publish, Outbound::Enriched(*event)));
+                    self.to_publish.push((publish, Outbound::Enriched(event)));
                 }
                 Output::PublishPlain { publish, event } => {
-                    self.to_publish.push((publish, Outbound::Plain(*event)));
+                    self.to_publish.push((publish, Outbound::Plain(event)));
                 }
                 Output::Bury { publish, letter } => self.bury(publish, *letter),
                 Output::Note { id, note } => self.note(id, &note),

@@ -163,10 +163,11 @@ fn what_is_wanted_both_ways_goes_out_both_ways_and_ends_once() {
     let mut world = world(&["content = 'event'", ""]);
     let event = changed("1", 1, "x");
     let delivery = world.deliver(vec![event.clone()]);
-    assert_eq!(world.plain, [event.clone()], "before anything is read");
+    let once = vec![event.clone()];
+    assert_eq!(world.plain, once, "before anything is read");
     assert!(world.messages.is_empty());
     world.settle();
-    assert_eq!(world.only_message().data.events, [event.clone()]);
+    assert_eq!(world.only_message().data.events, once);
     assert_eq!(
         (world.ending("delivered"), world.acked.as_slice()),
         (1, &[delivery][..])

@@ -141,8 +141,8 @@ async fn a_plain_event_goes_to_those_who_want_it_plain_and_an_enriched_one_does_
     let fan_out = fan_out_with(topics, &bus, &all);
     let event = change("1", "x");
     let both = vec![
-        Outbound::Plain(event.clone()),
-        Outbound::Enriched(enriched(vec![event.clone()])),
+        Outbound::Plain(Box::new(event.clone())),
+        Outbound::Enriched(Box::new(enriched(vec![event.clone()]))),
     ];
     assert_eq!(
         fan_out.deliver(both).await,
