@@ -402,7 +402,11 @@ impl Engine {
     fn lost(&mut self) {
         self.admission.clear();
         self.changelog.lost();
-        self.portals.values_mut().for_each(Portal::lost_plain);
+        // One that is also wanted enriched may have gone out so, and that half must not go out again.
+        let has_two_halves = |event: &Event| self.plans.wants(event).parts.is_some();
+        for portal in self.portals.values_mut() {
+            portal.keep_waiting(has_two_halves);
+        }
         let on_their_way = counted(self.portals.values_mut().flat_map(Portal::lost));
         self.live.retain(|id, live| {
             live.deliveries.clear();
@@ -410,6 +414,7 @@ impl Engine {
         });
         for portal in self.portals.values_mut() {
             portal.keep_on_their_way(|id| self.live.contains_key(id));
+            portal.keep_waiting(|event| self.live.contains_key(&event.id));
         }
     }
 

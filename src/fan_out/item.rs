@@ -76,24 +76,21 @@ impl Item {
         outbound: Outbound,
         wishes: impl Iterator<Item = (&'w Wish, DestinationFormat)>,
         topics: impl Iterator<Item = &'w Wish>,
-        mut done: BTreeMap<usize, Ending>,
+        done: BTreeMap<usize, Ending>,
     ) -> Self {
         let keys = outbound.keys();
         let mut encoder = Encoder::default();
         let mut listed: BTreeSet<usize> = BTreeSet::new();
         let mut pending = BTreeMap::new();
-        let mut wanted = BTreeSet::new();
         for (place, (wish, format)) in wishes.enumerate() {
             let Some(share) = Share::of(wish, &outbound, &keys) else {
                 continue;
             };
-            wanted.insert(place);
             listed.extend(share.listed());
             if !done.contains_key(&place) {
                 pending.insert(place, encoder.message(&share, format));
             }
         }
-        done.retain(|place, _| wanted.contains(place));
         let mut of_topics = Vec::new();
         // A repeat whose other copies went out has had its topic copies sent with them.
         for (place, wish) in topics.enumerate().filter(|_| done.is_empty()) {

@@ -632,6 +632,21 @@ fn what_a_destination_asks_for_is_read_from_file_and_environment() {
 }
 
 #[test]
+fn a_worker_whose_events_go_nowhere_is_warned_of() {
+    let warned = |text: &str| {
+        let warnings = load(text, &[]).unwrap().report(Role::Worker).warnings;
+        warnings.iter().any(|warning| warning.key == "destination")
+    };
+    let broker = "[bus]\nurl = 'amqp://localhost'\n";
+    assert!(!warned(broker), "crm.enriched has them");
+    assert!(warned(&format!("{broker}enriched_topic = []")));
+    assert!(!warned(&format!(
+        "{broker}enriched_topic = []\nevents_topic = ['#']"
+    )));
+    assert!(warned(""));
+}
+
+#[test]
 fn a_destination_that_asks_for_what_cannot_be_is_refused_with_its_key() {
     for (settings, key, words) in [
         ("portals = []", "portals", "leave it out for all"),
@@ -701,7 +716,7 @@ fn a_destination_that_asks_for_what_cannot_be_is_refused_with_its_key() {
         ),
         ("content = 'all'", "`enriched`, `event`"),
         ("format = 'avro'", "`structured`, `binary`"),
-        ("portals = [8241]", "a text"),
+        ("portals = [8241]", "a list of texts"),
         ("wher = {}", "where"),
     ] {
         let error = refusal(&format!("{COMPLETE}{settings}"), &[]);

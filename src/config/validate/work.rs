@@ -296,8 +296,15 @@ fn a_worker_has_portals(config: &Config, role: Role) -> Vec<Problem> {
 }
 
 fn a_worker_has_destinations(config: &Config, role: Role) -> Vec<Problem> {
+    let bus = &config.bus;
+    let enriched = bus
+        .enriched_topic
+        .as_ref()
+        .is_none_or(|all| !all.is_empty());
+    let plain = bus.events_topic.as_ref().is_some_and(|all| !all.is_empty());
+    let has_topics = bus.url.is_some() && (enriched || plain);
     problem_if(
-        role.works() && config.destination.is_empty() && config.bus.url.is_none(),
+        role.works() && config.destination.is_empty() && !has_topics,
         "destination",
         "there is none, so events go nowhere; write a table [destination.NAME]",
     )

@@ -86,11 +86,16 @@ impl Portal {
         ctx.effects.end_plain(id, ending);
     }
 
-    /// Drops the plain events that have not reached the publisher: they come again.
-    pub(in crate::enrich) fn lost_plain(&mut self) {
-        for event in self.plain.waiting.drain(..) {
-            self.plain.known.remove(&event.id);
-        }
+    /// Drops those of the plain events that have not reached the publisher that `keep` does not know.
+    pub(in crate::enrich) fn keep_waiting(&mut self, keep: impl Fn(&Event) -> bool) {
+        let PlainEvents { waiting, known, .. } = &mut self.plain;
+        waiting.retain(|event| {
+            let keeps = keep(event);
+            if !keeps {
+                known.remove(&event.id);
+            }
+            keeps
+        });
     }
 
     /// What waits of an erased record does not go out any more.

@@ -251,6 +251,34 @@ fn after_a_loss_plain_events_are_neither_lost_nor_sent_twice() {
 }
 
 #[test]
+fn after_a_loss_the_half_that_went_out_does_not_go_out_again() {
+    let mut world = world(&["content = 'event'", ""]);
+    // These keep the next ones waiting.
+    let first: Vec<_> = (0..100).map(|n| changed("1", n, "x")).collect();
+    world.confirm = false;
+    world.deliver(first.clone());
+    let gone = deleted("2", 200, ObjectChange::Deleted);
+    world.deliver(vec![gone.clone()]);
+    let is_tombstone = |message: &EnrichedEvent| message.data.tombstone.is_some();
+    assert!(world.messages.iter().any(is_tombstone));
+    let (publish, ending) = world.unconfirmed.pop().unwrap();
+    world.tell(Input::Published {
+        publish,
+        ending,
+        unlisted: Vec::new(),
+    });
+    world.tell(Input::Lost);
+    world.deliver(first.clone());
+    world.deliver(vec![gone.clone()]);
+    world.confirm_all();
+    world.settle();
+    let tombstones = world.messages.iter().filter(|one| is_tombstone(one));
+    assert_eq!(tombstones.count(), 1);
+    assert_eq!(world.plain, [first, vec![gone]].concat());
+    assert!(world.engine.is_idle());
+}
+
+#[test]
 fn an_erased_record_is_not_told_of_plain_either() {
     let mut world = world(&["content = 'event'"]);
     world.confirm = false;
