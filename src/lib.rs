@@ -18,6 +18,7 @@ pub mod receiver;
 
 pub mod bus;
 
+pub mod demand;
 pub mod enrich;
 pub mod fan_out;
 pub mod worker;

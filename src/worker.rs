@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
 use crate::config::Config;
+use crate::demand::Demand;
 use crate::enrich::budget::Share;
 use crate::enrich::{Engine, Plans};
 use crate::fan_out::{FanOut, FanOutError};
@@ -75,10 +76,12 @@ impl Worker {
             tokens,
             metrics.clone(),
         )?;
-        let fan_out = FanOut::new(&config.destination, bus.clone(), metrics.clone())?;
+        let fan_out = FanOut::new(config, bus.clone(), metrics.clone())?;
         let parts = Arc::new(Parts::new(bus, hubspot, fan_out, metrics));
         let stopping = CancellationToken::new();
-        let plans = Plans::new(&config.enrich).with_portals(&config.portal);
+        let plans = Plans::new(&config.enrich)
+            .with_portals(&config.portal)
+            .with_demand(Demand::of(config));
         let share = Share::new(config.hubspot.budget_share).unwrap_or(Share::WHOLE);
         let shared_out = parts.bus.join();
         let mut shells = JoinSet::new();

@@ -117,6 +117,7 @@ fn note(number: u64) -> Outgoing {
         id: format!("note-{number}"),
         content_type: "application/octet-stream".to_owned(),
         kind: "crm.changelog_note.v1".to_owned(),
+        headers: Vec::new(),
         body: note.encode().into(),
     };
     Outgoing {

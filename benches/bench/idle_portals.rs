@@ -116,6 +116,7 @@ impl Worker {
                     Output::Publish { publish, .. } => inputs.push(Input::Published {
                         publish,
                         ending: Ending::Delivered,
+                        unlisted: Vec::new(),
                     }),
                     Output::Note { id, .. } => inputs.push(Input::Noted(id)),
                     Output::Ack(_) => acknowledged = true,

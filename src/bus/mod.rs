@@ -116,9 +116,18 @@ pub enum Target {
     KeptDeadLetters(String),
     /// `crm.erasures`.
     Erasures,
-    /// `crm.enriched`, by all these keys (the first as routing key, the rest by `CC`). For queues that
+    /// A topic exchange, by all these keys (the first as routing key, the rest by `CC`). For queues that
     /// others bind: not mandatory, so it is confirmed when nobody listens, and always on the embedded bus.
-    Topic(Vec<RoutingKey>),
+    Topic(Topic, Vec<RoutingKey>),
+}
+
+/// A topic exchange for queues that others bind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// `crm.enriched`: enriched events.
+    Enriched,
+    /// `crm.events`: plain events.
+    Events,
 }
 
 /// A message on its way out.
@@ -147,6 +156,7 @@ impl Outgoing {
                 id: letter.id().to_string(),
                 content_type: DEAD_LETTER_CONTENT_TYPE.to_owned(),
                 kind: DEAD_LETTER_KIND.to_owned(),
+                headers: Vec::new(),
                 body: letter.encode().into(),
             },
         }
@@ -162,6 +172,9 @@ pub struct Message {
     pub content_type: String,
     /// AMQP's `type`: the CloudEvents type, or what the body is.
     pub kind: String,
+    /// AMQP's headers, where they are more than RabbitMQ's own: a CloudEvent's attributes in binary mode. They travel to
+    /// RabbitMQ only, and are not given back to who consumes.
+    pub headers: Vec<(&'static str, String)>,
     /// At most [`MESSAGE_BYTES_MAX`].
     pub body: Bytes,
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::event::KeyPattern;
 
+mod destination;
 mod load;
 mod overlay;
 mod secret;
@@ -22,6 +23,9 @@ mod tree;
 mod typed;
 mod validate;
 
+pub use destination::{
+    DestinationConfig, DestinationContent, DestinationFormat, DestinationKind, DestinationPart,
+};
 pub use load::{ConfigError, KeyError, load, load_with, portal_of};
 pub use secret::{Secret, SecretError};
 pub use validate::{Problem, Report, Role};
@@ -128,6 +132,13 @@ pub struct BusConfig {
     pub prefix: String,
     /// How many partitions the intake has. Fixed once the queues exist. Default 16.
     pub partitions: u16,
+    /// Patterns of what is enriched for the topic exchange `crm.enriched`, whoever listens there. `[]`: nothing.
+    /// Default `["#"]`, everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enriched_topic: Option<Vec<KeyPattern>>,
+    /// Patterns of what goes to the topic exchange `crm.events` as plain events. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events_topic: Option<Vec<KeyPattern>>,
     /// How long a publish may take before it counts as failed. HubSpot gives up after 5 s. Default `3s`.
     #[serde(with = "humantime_serde")]
     pub publish_timeout: Duration,
@@ -226,34 +237,6 @@ pub enum SensitivityLevel {
     Sensitive,
     /// `crm.objects.<type>.highly_sensitive.read.v2`
     HighlySensitive,
-}
-
-/// `[destination.<name>]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct DestinationConfig {
-    /// How it is delivered to.
-    pub kind: DestinationKind,
-    /// It gets what one of these patterns matches. Default `["#"]`, everything.
-    #[serde(rename = "match", default = "match_everything")]
-    pub patterns: Vec<KeyPattern>,
-    /// `ndjson` only: the file to append to, or `-` for stdout.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
-    /// `queue` only: the most bytes the queue may hold; beyond, copies become dead letters. Fixed once the
-    /// queue exists (lower it by a policy). Default `1 GiB`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_length_bytes: Option<ByteSize>,
-}
-
-/// How a destination is delivered to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DestinationKind {
-    /// A durable queue of its own on RabbitMQ, `crm.destination.<name>`.
-    Queue,
-    /// Lines of JSON, to a file or stdout.
-    Ndjson,
 }
 
 /// `[log]`
@@ -374,6 +357,8 @@ impl Default for BusConfig {
             data_dir: PathBuf::from("./data"),
             prefix: "crm".to_owned(),
             partitions: 16,
+            enriched_topic: None,
+            events_topic: None,
             publish_timeout: Duration::from_secs(3),
         }
     }
@@ -427,8 +412,4 @@ fn is_false(flag: &bool) -> bool {
 
 fn default_signatures() -> Vec<SignatureVersion> {
     vec![SignatureVersion::V3]
-}
-
-fn match_everything() -> Vec<KeyPattern> {
-    vec!["#".parse().expect("# is a pattern")]
 }

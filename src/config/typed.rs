@@ -125,8 +125,8 @@ fn form_of(name: &str) -> Option<&'static str> {
         "body_size_max" | "max_length_bytes" => "a size, such as 8 MiB, or a number of bytes",
         "partitions" => "a whole number from 1 to 1024",
         "prefetch" => "a whole number from 1 to 65535",
+        "portals" => "a list of texts, each a portal's id, such as [\"8241\"]",
         "kind" => "`queue` or `ndjson`",
-        "format" => "`human` or `json`",
         "attachments" => "`metadata` or `signed_urls`",
         _ => return None,
     })

@@ -7,6 +7,7 @@ use std::fmt;
 use super::{Config, ConfigError};
 
 mod broker;
+mod destination;
 mod portals;
 mod public;
 mod work;
@@ -82,7 +83,13 @@ pub struct Report {
 
 type Rule = fn(&Config, Role) -> Vec<Problem>;
 
-const RULES: &[&[Rule]] = &[public::RULES, broker::RULES, work::RULES, portals::RULES];
+const RULES: &[&[Rule]] = &[
+    public::RULES,
+    broker::RULES,
+    work::RULES,
+    destination::RULES,
+    portals::RULES,
+];
 const ADVICE: &[&[Rule]] = &[public::ADVICE, work::ADVICE, portals::ADVICE];
 
 impl Config {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::demand::Parts;
 use crate::event::{
     Association, AssociationLabel, EnrichedData, EnrichedEvent, Enrichment, EnrichmentPart,
     EnrichmentProblem, EnrichmentStatus, Event, EventBody, ObjectId, ObjectTypeId, Owner, OwnerId,
@@ -32,7 +33,7 @@ pub fn unread(
     })
 }
 
-/// A message with what was read of its record.
+/// A message with what was read of its record, as far as `parts` go.
 ///
 /// # Panics
 /// When the record's read has not ended.
@@ -42,6 +43,7 @@ pub fn read(
     version: Version,
     mut events: Vec<Event>,
     reading: Reading,
+    parts: Parts,
     shared: &Shared,
     plans: &Plans,
 ) -> EnrichedEvent {
@@ -64,7 +66,7 @@ pub fn read(
             bare(portal_id, key, version, events, EnrichmentStatus::Forbidden)
         }
         RecordOutcome::Found(record) => {
-            problems.extend(shared_problems(&key.0, &record, shared));
+            problems.extend(shared_problems(&key.0, &record, parts, shared));
             problems.extend(label_problems(&events, shared));
             let status = match (stale, problems.is_empty()) {
                 (true, _) => EnrichmentStatus::Stale,
@@ -81,7 +83,11 @@ pub fn read(
             };
             let external_id = plans.external_id(portal_id, &key.0, schema);
             let external_id = external_id.and_then(|name| record.properties.get(name).cloned());
-            let (owners, owner_lists) = owners(&key.0, &record, shared);
+            let (owners, owner_lists) = if parts.owners {
+                owners(&key.0, &record, shared)
+            } else {
+                Default::default()
+            };
             let typed = typed::record(&record, definitions, &events);
             EnrichedData {
                 external_id,
@@ -91,7 +97,7 @@ pub fn read(
                 owner_lists,
                 associations: associations(reading.associations),
                 attachments: reading.attachments,
-                pipeline: pipeline(&key.0, &record, shared),
+                pipeline: pipeline(&key.0, &record, shared).filter(|_| parts.pipeline),
                 record: Some(Record {
                     raw: plan.raw.then_some(record.properties),
                     ..typed
@@ -314,16 +320,21 @@ pub fn associations_problem(
 fn shared_problems(
     object_type_id: &ObjectTypeId,
     record: &RecordRead,
+    parts: Parts,
     shared: &Shared,
 ) -> Vec<EnrichmentProblem> {
-    let owner_ids = owner_ids(record, object_type_id, shared);
+    let owner_ids = if parts.owners {
+        owner_ids(record, object_type_id, shared)
+    } else {
+        BTreeMap::new()
+    };
     let wanted = [
         (EnrichmentPart::Definitions, true),
         (EnrichmentPart::Schema, object_type_id.is_custom()),
         (EnrichmentPart::Owners, !owner_ids.is_empty()),
         (
             EnrichmentPart::Pipeline,
-            stands_in_pipeline(record, object_type_id),
+            parts.pipeline && stands_in_pipeline(record, object_type_id),
         ),
     ];
     let mut problems: Vec<_> = wanted

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
-use crate::event::{DeadLetter, EnrichedEvent, Erasure, EventId, Millis, PortalId};
+use crate::event::{DeadLetter, EnrichedEvent, Erasure, Event, EventId, Millis, PortalId};
 
 use super::batch_max::SplitId;
 use super::job::{JobId, Key};
@@ -20,13 +20,23 @@ pub struct CallUnderWay {
     pub sent_at: Millis,
 }
 
+/// What is on its way to the destinations.
+#[derive(Debug)]
+pub enum Publishing {
+    /// A record's message, or its dead letter.
+    Record(Key),
+    /// An event as it is.
+    Plain(EventId),
+}
+
 /// What the portals want done, gathered until the engine hands it out.
 #[derive(Debug)]
 pub struct Effects {
     pub outputs: VecDeque<Output>,
     pub calls: Vec<CallUnderWay>,
-    pub publishes: Vec<(PublishId, PortalId, Key)>,
+    pub publishes: Vec<(PublishId, PortalId, Publishing)>,
     pub ended: Vec<(EventId, Ending)>,
+    pub plain_ended: Vec<(EventId, Ending)>,
     last_id: u64,
     random: ChaCha8Rng,
 }
@@ -38,6 +48,7 @@ impl Effects {
             calls: Vec::new(),
             publishes: Vec::new(),
             ended: Vec::new(),
+            plain_ended: Vec::new(),
             last_id: 0,
             random: ChaCha8Rng::seed_from_u64(seed),
         }
@@ -77,8 +88,19 @@ impl Effects {
     pub fn publish(&mut self, portal_id: &PortalId, key: &Key, event: EnrichedEvent) {
         let publish = PublishId(self.next_id());
         self.publishes
-            .push((publish, portal_id.clone(), key.clone()));
+            .push((publish, portal_id.clone(), Publishing::Record(key.clone())));
         self.outputs.push_back(Output::Publish {
+            publish,
+            event: Box::new(event),
+        });
+    }
+
+    pub fn publish_plain(&mut self, portal_id: &PortalId, event: Event) {
+        let publish = PublishId(self.next_id());
+        let publishing = Publishing::Plain(event.id.clone());
+        self.publishes
+            .push((publish, portal_id.clone(), publishing));
+        self.outputs.push_back(Output::PublishPlain {
             publish,
             event: Box::new(event),
         });
@@ -87,7 +109,7 @@ impl Effects {
     pub fn bury(&mut self, portal_id: &PortalId, key: &Key, letter: DeadLetter) {
         let publish = PublishId(self.next_id());
         self.publishes
-            .push((publish, portal_id.clone(), key.clone()));
+            .push((publish, portal_id.clone(), Publishing::Record(key.clone())));
         self.outputs.push_back(Output::Bury {
             publish,
             letter: Box::new(letter),
@@ -97,12 +119,17 @@ impl Effects {
     pub fn search(&mut self, portal_id: &PortalId, key: &Key, erasure: Erasure) {
         let publish = PublishId(self.next_id());
         self.publishes
-            .push((publish, portal_id.clone(), key.clone()));
+            .push((publish, portal_id.clone(), Publishing::Record(key.clone())));
         self.outputs.push_back(Output::Search { publish, erasure });
     }
 
     /// A part of an event ended.
     pub fn end(&mut self, id: &EventId, ending: Ending) {
         self.ended.push((id.clone(), ending));
+    }
+
+    /// An event ended as far as it goes out as it is.
+    pub fn end_plain(&mut self, id: &EventId, ending: Ending) {
+        self.plain_ended.push((id.clone(), ending));
     }
 }

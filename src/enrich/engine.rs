@@ -3,15 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::event::{Event, EventBody, EventId, Millis, ObjectChange, ObjectEvent, PortalId};
+use crate::event::{Event, EventId, Millis, PortalId};
 use crate::hubspot::call::{Answered, LimitClass};
 
 use super::admission::{Admission, STUCK_AFTER, UNSETTLED_MAX, WINDOW_DEFAULT};
 use super::budget::Share;
 use super::changelog::{Changelog, Note};
-use super::effects::{CallUnderWay, Effects};
+use super::effects::{CallUnderWay, Effects, Publishing};
 use super::health::{Health, Standing};
-use super::job::Key;
 use super::memory::Memory;
 use super::plan::Plans;
 use super::pool::DefinitionPool;
@@ -43,7 +42,7 @@ pub struct Engine {
     /// Whether a delivery was settled or a portal changed, so that there may be room for another.
     has_room: bool,
     calls: HashMap<CallId, CallUnderWay>,
-    publishes: HashMap<PublishId, (PortalId, Key)>,
+    publishes: HashMap<PublishId, (PortalId, Publishing)>,
     effects: Effects,
 }
 
@@ -127,10 +126,15 @@ impl Engine {
                 self.with_portal(now, &portal_id, |portal, _| portal.changed());
                 self.has_room = true;
             }
-            Input::Published { publish, ending } => {
-                if let Some((portal_id, key)) = self.publishes.remove(&publish) {
-                    self.with_portal(now, &portal_id, |portal, ctx| {
-                        portal.published(&key, ending, ctx)
+            Input::Published {
+                publish,
+                ending,
+                unlisted,
+            } => {
+                if let Some((portal_id, publishing)) = self.publishes.remove(&publish) {
+                    self.with_portal(now, &portal_id, |portal, ctx| match &publishing {
+                        Publishing::Record(key) => portal.published(key, ending, &unlisted, ctx),
+                        Publishing::Plain(id) => portal.plain_published(id, ending, ctx),
                     });
                 }
             }
@@ -241,17 +245,43 @@ impl Engine {
         let standing = standing(&self.portals, &first.portal_id, now);
         // A privacy deletion asks HubSpot nothing, and waits for nobody.
         let is_urgent =
-            |event: &Event| is_privacy_deletion(event) && !self.memory.has_seen(&event.id);
+            |event: &Event| event.is_privacy_deletion() && !self.memory.has_seen(&event.id);
         if events.iter().any(is_urgent)
+            || !self.asks_hubspot(&events)
             || self
                 .admission
                 .has_room(&first.portal_id, priority, standing)
         {
             self.admit(now, delivery, events);
-        } else if from == Source::Backlog {
+            return;
+        }
+        self.send_plain(now, &events);
+        if from == Source::Backlog {
             self.admission.hold(delivery, events, now);
         } else {
             self.put_aside(delivery);
+        }
+    }
+
+    /// Whether HubSpot may be asked something because of `events`. What needs no answer of its never waits for room.
+    fn asks_hubspot(&self, events: &[Event]) -> bool {
+        let mut events = events.iter();
+        events.any(|event| {
+            !self.memory.has_seen(&event.id) && self.plans.wants(event).parts.is_some()
+        })
+    }
+
+    /// Sends plain events of a delivery that is not taken up now. It keeps them until the rest of it is done, and they
+    /// are recognised when it comes again.
+    fn send_plain(&mut self, now: Millis, events: &[Event]) {
+        for event in events {
+            if self.memory.has_seen(&event.id) || !self.plans.wants(event).plain {
+                continue;
+            }
+            self.portals.enter(&event.portal_id, now);
+            self.with_portal(now, &event.portal_id, |portal, ctx| {
+                portal.send_plain(event, ctx);
+            });
         }
     }
 
@@ -401,6 +431,11 @@ impl Engine {
         self.active = false;
         self.admission.clear();
         self.changelog.lost();
+        // One that is also wanted enriched may have gone out so, and that half must not go out again.
+        let has_two_halves = |event: &Event| self.plans.wants(event).parts.is_some();
+        for portal in self.portals.values_mut() {
+            portal.keep_waiting(has_two_halves);
+        }
         let on_their_way = counted(self.portals.values_mut().flat_map(Portal::lost));
         self.live.retain(|id, live| {
             live.deliveries.clear();
@@ -408,6 +443,7 @@ impl Engine {
         });
         for portal in self.portals.values_mut() {
             portal.keep_on_their_way(|id| self.live.contains_key(id));
+            portal.keep_waiting(|event| self.live.contains_key(&event.id));
         }
     }
 
@@ -422,8 +458,11 @@ impl Engine {
             });
             self.calls.insert(call_id, call);
         }
-        for (publish, portal_id, key) in std::mem::take(&mut self.effects.publishes) {
-            self.publishes.insert(publish, (portal_id, key));
+        for (publish, portal_id, publishing) in std::mem::take(&mut self.effects.publishes) {
+            self.publishes.insert(publish, (portal_id, publishing));
+        }
+        for (id, ending) in std::mem::take(&mut self.effects.plain_ended) {
+            self.plain_ended(now, &id, ending);
         }
         for (id, ending) in std::mem::take(&mut self.effects.ended) {
             self.part_ended(now, &id, ending);
@@ -470,6 +509,15 @@ impl Engine {
         }
     }
 
+    /// The plain half of an event ended. Where that is not its end, it is noted by itself.
+    fn plain_ended(&mut self, now: Millis, id: &EventId, ending: Ending) {
+        let live = self.live.get(id);
+        if live.is_none_or(|live| live.parts > 1) {
+            self.memory.see_plain(id, ending, now);
+        }
+        self.part_ended(now, id, ending);
+    }
+
     fn event_ended(&mut self, delivery: DeliveryId) {
         if self.admission.event_ended(delivery) {
             self.changelog.settle(delivery);
@@ -487,16 +535,6 @@ fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
 fn standing(portals: &Portals, portal_id: &PortalId, now: Millis) -> Standing {
     let portal = portals.get(portal_id);
     portal.map_or(Standing::Good, |portal| portal.health.standing(now))
-}
-
-fn is_privacy_deletion(event: &Event) -> bool {
-    matches!(
-        &event.body,
-        EventBody::Object(ObjectEvent {
-            change: ObjectChange::PrivacyDeleted,
-            ..
-        })
-    )
 }
 
 /// How often each id occurs.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::demand::Parts;
 use crate::event::{
     AssociationLabel, Attachment, EnrichedEvent, EnrichmentProblem, Erasure, Event, EventBody,
     EventId, Millis, ObjectChange, ObjectEvent, ObjectId, ObjectTypeId, Thread, Tombstone,
@@ -9,6 +10,7 @@ use crate::event::{
 use crate::hubspot::call::RecordRead;
 
 use super::conversations::MessagesRead;
+use super::plan::Plans;
 use super::priority::{Place, Priority};
 
 /// What names a record within a portal.
@@ -23,6 +25,8 @@ pub struct JobId(pub u64);
 pub struct Job {
     pub id: JobId,
     pub events: Vec<Event>,
+    /// The parts of the message that somebody wants.
+    pub parts: Parts,
     pub work: Work,
 }
 
@@ -122,6 +126,13 @@ impl Job {
     /// Whether it waits for the name of its type alone.
     pub fn is_held(&self) -> bool {
         matches!(self.work, Work::Tombstone(_) | Work::Plain)
+    }
+
+    /// Takes `event` in, with the parts that are wanted because of it.
+    pub fn take(&mut self, event: Event, plans: &Plans) {
+        let wanted = plans.wants(&event).parts;
+        self.parts = self.parts.and(wanted.unwrap_or(Parts::NONE));
+        self.events.push(event);
     }
 
     /// Moves this job, which has not begun, into a tombstone for a deletion at `deleted_at`, if nothing

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-use crate::event::{EventId, Millis, ObjectId, PortalId, RecordDigest, Version};
+use crate::event::{EventId, IdentityHasher, Millis, ObjectId, PortalId, RecordDigest, Version};
 
 use super::job::Key;
 use super::protocol::Ending;
@@ -23,7 +23,7 @@ const MERGED_INTO_MAX: usize = 256;
 pub enum Entry {
     /// An event ended.
     Ended {
-        /// Its [`EventId::digest`].
+        /// Its [`EventId::digest`]; of its plain half alone, a hash of that and of being it.
         event: [u8; 16],
         /// How.
         ending: Ending,
@@ -131,6 +131,18 @@ impl Memory {
     /// An event ended.
     pub fn see(&mut self, id: &EventId, ending: Ending, now: Millis) {
         let event = id.digest();
+        self.seen.insert(event, now);
+        self.entries.push(Entry::Ended { event, ending });
+    }
+
+    /// Whether an event went out as it is, whatever became of the rest of it.
+    pub fn has_seen_plain(&self, id: &EventId) -> bool {
+        self.seen.contains(&plain_digest(id))
+    }
+
+    /// An event went out as it is, and has not ended by that.
+    pub fn see_plain(&mut self, id: &EventId, ending: Ending, now: Millis) {
+        let event = plain_digest(id);
         self.seen.insert(event, now);
         self.entries.push(Entry::Ended { event, ending });
     }
@@ -269,6 +281,13 @@ impl Memory {
             Entry::Erased { record } => self.erased.insert(record, (), at),
         }
     }
+}
+
+/// What stands for the plain half of an event among those that ended.
+fn plain_digest(id: &EventId) -> [u8; 16] {
+    let mut hasher = IdentityHasher::new("plain");
+    hasher.field(id.as_str());
+    hasher.digest()
 }
 
 fn hash(portal_id: &PortalId, (object_type_id, object_id): &Key) -> RecordDigest {

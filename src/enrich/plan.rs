@@ -1,9 +1,10 @@
-//! What to read of a record, by object type.
+//! What to read: of which records, and what of them. It is what `[enrich.*]` says, as far as somebody asks for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::{AttachmentsConfig, EnrichConfig, PortalConfig, SensitivityLevel};
-use crate::event::{ObjectSchema, ObjectTypeId, PortalId, StandardObjectType};
+use crate::demand::{Demand, Wanted, WantedProperties};
+use crate::event::{Event, ObjectSchema, ObjectTypeId, PortalId, StandardObjectType};
 use crate::hubspot::call::{READ_RECORDS_MAX, READ_RECORDS_WITH_HISTORY_MAX, Sensitivity};
 
 use super::attachments::{ATTACHMENTS_PROPERTY, Reads};
@@ -18,6 +19,7 @@ pub struct Plans {
     otherwise: Plan,
     /// The properties that a portal's other systems know records by, where it has a word of its own.
     external_ids: BTreeMap<PortalId, BTreeMap<ObjectTypeId, String>>,
+    demand: Demand,
 }
 
 /// What an engagement may be attached to, and is read with unless the configuration says otherwise: without it a call
@@ -70,7 +72,35 @@ impl Plans {
             engagements: Plan::new(&EnrichConfig::default(), true),
             otherwise: Plan::default(),
             external_ids: BTreeMap::new(),
+            demand: Demand::default(),
         }
+    }
+
+    /// The same, for what `demand` asks for and no more. Without it everything is asked for.
+    #[must_use]
+    pub fn with_demand(self, demand: Demand) -> Self {
+        Self { demand, ..self }
+    }
+
+    /// What is asked for about `event`.
+    #[must_use]
+    pub fn wants(&self, event: &Event) -> Wanted {
+        self.demand.wants(event)
+    }
+
+    /// The names of the properties to read of records of type `of`, each once: those somebody asks for, those that
+    /// `changed`, and those that owners and pipelines are found by.
+    #[must_use]
+    pub fn property_names<'a>(
+        &'a self,
+        of: &ObjectTypeId,
+        schema: Option<&ObjectSchema>,
+        definitions: Option<&'a Definitions>,
+        changed: impl Iterator<Item = &'a str>,
+    ) -> Vec<String> {
+        let wanted = self.demand.properties(of);
+        self.of(of, schema)
+            .property_names(of, definitions, wanted, changed)
     }
 
     /// The same, with what `[portal.*]` says of external ids over it.
@@ -181,21 +211,23 @@ impl Plan {
         self.sensitivity.iter().find(|next| **next > level).copied()
     }
 
-    /// The names of the properties to read, each once: the plan's own, those that `changed`, and those
-    /// that owners, pipelines and identifiers are found by. Without definitions the plan's own are what it names.
-    #[must_use]
-    pub fn property_names<'a>(
+    /// See [`Plans::property_names`]. The plan's own are read when somebody takes whatever is read. Without
+    /// definitions they are what it names.
+    fn property_names<'a>(
         &'a self,
         object_type_id: &ObjectTypeId,
         definitions: Option<&'a Definitions>,
+        wanted: WantedProperties<'a>,
         changed: impl Iterator<Item = &'a str>,
     ) -> Vec<String> {
-        let mut names: BTreeSet<&str> = changed.collect();
+        let mut names = wanted.named;
+        names.extend(changed);
         names.extend(OWNER_PROPERTIES);
         let (pipeline, stage) = pipeline_properties(object_type_id);
         names.extend([pipeline, stage]);
         names.extend(self.attachments.map(|_| ATTACHMENTS_PROPERTY));
         match (&self.properties, definitions) {
+            _ if !wanted.all => {}
             (Selection::Named(named), _) => names.extend(named.iter().map(String::as_str)),
             (_, None) => {}
             (selection, Some(definitions)) => names.extend(

@@ -26,7 +26,10 @@ mod calls;
 mod conversations;
 mod events;
 mod messages;
+mod plain;
 mod schemas;
+
+use plain::PlainEvents;
 
 /// One portal.
 #[derive(Debug)]
@@ -58,6 +61,8 @@ pub struct Portal {
     assembling: BTreeSet<Key>,
     /// Records to be read again, by when.
     rereads: BTreeMap<Millis, Vec<(Key, JobId)>>,
+    /// Events to be sent as they are.
+    plain: PlainEvents,
 }
 
 /// The types at both ends of an association.
@@ -119,6 +124,7 @@ impl Portal {
             since_bulk: 0,
             assembling: BTreeSet::new(),
             rereads: BTreeMap::new(),
+            plain: PlainEvents::default(),
         }
     }
 
@@ -129,7 +135,7 @@ impl Portal {
 
     /// Whether nothing waits and nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.lanes.is_empty() && self.in_flight == 0
+        self.lanes.is_empty() && self.in_flight == 0 && self.plain.is_empty()
     }
 
     /// Whether events wait.

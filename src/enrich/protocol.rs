@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{DeadLetter, EnrichedEvent, Erasure, Event, Millis, PortalId};
+use crate::event::{DeadLetter, EnrichedEvent, Erasure, Event, EventId, Millis, PortalId};
 use crate::hubspot::call::{Answered, Call};
 
 use super::changelog::Note;
@@ -62,12 +62,14 @@ pub enum Input {
     },
     /// A portal's token was changed, or it was paused, resumed or removed: whatever kept it from being asked may be over.
     PortalChanged(PortalId),
-    /// A message, or a dead letter, is where it should be: every copy confirmed.
+    /// A message, a plain event or a dead letter is where it should be: every copy confirmed.
     Published {
         /// Which one.
         publish: PublishId,
         /// How its events ended by that.
         ending: Ending,
+        /// Those of its events that no destination's copy lists: nobody wanted them.
+        unlisted: Vec<EventId>,
     },
     /// A note is in the changelog, durably.
     Noted(NoteId),
@@ -97,6 +99,13 @@ pub enum Output {
         publish: PublishId,
         /// The message.
         event: Box<EnrichedEvent>,
+    },
+    /// Publish an event as it is to all destinations that want that; answer with [`Input::Published`].
+    PublishPlain {
+        /// Which message.
+        publish: PublishId,
+        /// The event.
+        event: Box<Event>,
     },
     /// Publish a dead letter; answer with [`Input::Published`].
     Bury {

@@ -12,6 +12,7 @@ use crate::hubspot::call::*;
 use super::budget::Share;
 use super::*;
 
+mod demand;
 mod economy;
 mod erasure;
 mod facts;
@@ -70,6 +71,8 @@ struct World {
     answers: Vec<(Millis, CallId, Answered)>,
     calls: Vec<(Millis, Call)>,
     messages: Vec<EnrichedEvent>,
+    /// Plain events.
+    plain: Vec<Event>,
     /// When the first message of a record went out.
     published_at: BTreeMap<String, Millis>,
     letters: Vec<DeadLetter>,
@@ -138,6 +141,7 @@ impl World {
             answers: Vec::new(),
             calls: Vec::new(),
             messages: Vec::new(),
+            plain: Vec::new(),
             published_at: BTreeMap::new(),
             letters: Vec::new(),
             searches: Vec::new(),
@@ -251,6 +255,10 @@ impl World {
                 self.messages.push(*event);
                 self.confirmed(publish, Ending::Delivered)
             }
+            Output::PublishPlain { publish, event } => {
+                self.plain.push(*event);
+                self.confirmed(publish, Ending::Delivered)
+            }
             Output::Bury { publish, letter } => {
                 self.letters.push(*letter);
                 self.confirmed(publish, Ending::Dead)
@@ -283,8 +291,13 @@ impl World {
     }
 
     fn confirmed(&mut self, publish: PublishId, ending: Ending) -> Option<Input> {
+        let unlisted = Vec::new();
         if self.confirm {
-            return Some(Input::Published { publish, ending });
+            return Some(Input::Published {
+                publish,
+                ending,
+                unlisted,
+            });
         }
         self.unconfirmed.push((publish, ending));
         None
@@ -293,7 +306,11 @@ impl World {
     fn confirm_all(&mut self) {
         self.confirm = true;
         for (publish, ending) in std::mem::take(&mut self.unconfirmed) {
-            self.tell(Input::Published { publish, ending });
+            self.tell(Input::Published {
+                publish,
+                ending,
+                unlisted: Vec::new(),
+            });
         }
     }
 
@@ -1151,7 +1168,11 @@ fn a_confirm_from_before_a_loss_does_not_settle_a_repeat_too_early() {
     world.deliver(vec![merge]);
     for _ in 0..4 {
         for (publish, ending) in std::mem::take(&mut world.unconfirmed) {
-            world.tell(Input::Published { publish, ending });
+            world.tell(Input::Published {
+                publish,
+                ending,
+                unlisted: Vec::new(),
+            });
         }
     }
     assert!(world.acked.is_empty(), "the survivor is still being read");

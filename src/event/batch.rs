@@ -1,13 +1,11 @@
 //! What travels from receiver to worker: the events of one portal from one request, as one message.
 
-use serde::{Deserialize, Serialize};
-
-use super::{Event, EventId, IdentityHasher, Millis, PortalId};
+use super::{Event, EventId, IdentityHasher, PlainEvent, PortalId};
 
 /// The content type of an encoded [`Batch`], CloudEvents' JSON batch format.
 pub const BATCH_CONTENT_TYPE: &str = "application/cloudevents-batch+json";
 
-/// The events of one portal from one request, in the order HubSpot listed them. Never empty.
+/// The events of one portal from one request, in the order HubSpot listed them, each as a [`PlainEvent`]. Never empty.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     portal_id: PortalId,
@@ -33,19 +31,6 @@ pub enum BatchError {
     /// Events of several portals in one batch.
     #[error("the batch holds events of several portals")]
     MixedPortals,
-}
-
-/// One element of the batch: a CloudEvent around an event.
-#[derive(Serialize, Deserialize)]
-struct Element<E> {
-    specversion: String,
-    id: EventId,
-    source: String,
-    subject: String,
-    r#type: String,
-    time: Millis,
-    datacontenttype: String,
-    data: E,
 }
 
 impl Batch {
@@ -92,7 +77,7 @@ impl Batch {
     /// The JSON of the batch, of type [`BATCH_CONTENT_TYPE`].
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let elements: Vec<Element<&Event>> = self.events.iter().map(element).collect();
+        let elements: Vec<_> = self.events.iter().map(PlainEvent::new).collect();
         serde_json::to_vec(&elements).expect("events have string keys and no fallible fields")
     }
 
@@ -101,7 +86,7 @@ impl Batch {
     /// # Errors
     /// Every variant of [`BatchError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, BatchError> {
-        let elements: Vec<Element<Event>> =
+        let elements: Vec<PlainEvent> =
             serde_json::from_slice(bytes).map_err(|error| BatchError::Unreadable {
                 category: match error.classify() {
                     serde_json::error::Category::Syntax => "syntax",
@@ -115,27 +100,12 @@ impl Batch {
     }
 }
 
-fn element(event: &Event) -> Element<&Event> {
-    let subject = event.subject();
-    let type_name = subject.object_type_id.name();
-    Element {
-        specversion: "1.0".to_owned(),
-        id: event.id.clone(),
-        source: format!("hubspot/{}", event.portal_id),
-        subject: format!("{type_name}/{}", subject.object_id),
-        r#type: format!("crm.{type_name}.{}.v1", event.kind()),
-        time: event.occurred_at,
-        datacontenttype: "application/json".to_owned(),
-        data: event,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::event::{
         AssociationChange, AssociationEvent, ConversationChange, ConversationEvent, EventBody,
-        ObjectChange, ObjectEvent, ObjectTypeId, UnknownEvent,
+        Millis, ObjectChange, ObjectEvent, ObjectTypeId, UnknownEvent,
     };
 
     fn event(portal: &str, body: EventBody) -> Event {

@@ -224,6 +224,20 @@ pub const CONVERSATION: &str = "conversation";
 const UNKNOWN: &str = "unknown";
 
 impl Event {
+    /// Every [`kind`](Self::kind).
+    pub const KINDS: [&str; 10] = [
+        "created",
+        "deleted",
+        "privacy_deleted",
+        "restored",
+        "merged",
+        "property_changed",
+        "association_added",
+        "association_removed",
+        "new_message",
+        UNKNOWN,
+    ];
+
     /// What the event is about: the record (for an association its `from` side, for a merge the
     /// survivor), the thread, or for an unknown event its own id.
     #[must_use]
@@ -280,6 +294,21 @@ impl Event {
             },
             EventBody::Unknown(_) => UNKNOWN,
         }
+    }
+
+    /// Whether it erases a record or a thread for good.
+    #[must_use]
+    pub fn is_privacy_deletion(&self) -> bool {
+        matches!(
+            &self.body,
+            EventBody::Object(ObjectEvent {
+                change: ObjectChange::PrivacyDeleted,
+                ..
+            }) | EventBody::Conversation(ConversationEvent {
+                change: ConversationChange::PrivacyDeleted,
+                ..
+            })
+        )
     }
 
     /// The key it is routed by: `<portal>.<object_type>.<kind>[.<detail>]`, where the detail is the name

@@ -38,7 +38,7 @@ pub struct DeadLetter {
     /// of a piece of it, or of a piece of the JSON array of events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw: Option<RawContent>,
-    /// The events that could not be enriched.
+    /// The events that could not be enriched, or the plain event that could not be delivered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<Event>,
     /// The enriched event that could not be delivered.
@@ -174,6 +174,15 @@ impl DeadLetter {
         self.destination = Some(destination.to_owned());
         self.enriched_event = Some(Box::new(event));
         self
+    }
+
+    /// Holds the plain event that `destination` did not take.
+    #[must_use]
+    pub fn with_plain_event(self, destination: &str, event: Event) -> Self {
+        Self {
+            destination: Some(destination.to_owned()),
+            ..self.with_events(vec![event])
+        }
     }
 
     /// This letter in as many letters as it takes for each to be at most `bytes_max` when encoded. Nothing

@@ -389,26 +389,19 @@ impl EnrichedEvent {
         }
     }
 
-    /// The routing keys of its events, each once, in order. Those of a custom object have its names in place of its id
+    /// The routing keys of each of its events, in order. Those of a custom object have its names in place of its id
     /// too, in full and as `p_<name>`, so that one pattern fits every portal.
     #[must_use]
-    pub fn routing_keys(&self) -> Vec<RoutingKey> {
-        let names: Vec<String> = self
-            .data
-            .object_schema
-            .iter()
-            .flat_map(ObjectSchema::names)
-            .collect();
-        let mut keys: Vec<RoutingKey> = Vec::new();
-        for event in &self.data.events {
+    pub fn routing_keys(&self) -> Vec<Vec<RoutingKey>> {
+        let schema = self.data.object_schema.iter();
+        let names: Vec<String> = schema.flat_map(ObjectSchema::names).collect();
+        let keys = |event: &Event| {
             let by_name = names.iter().map(|name| event.routing_key_as(name));
-            for key in std::iter::once(event.routing_key()).chain(by_name) {
-                if !keys.contains(&key) {
-                    keys.push(key);
-                }
-            }
-        }
-        keys
+            std::iter::once(event.routing_key())
+                .chain(by_name)
+                .collect()
+        };
+        self.data.events.iter().map(keys).collect()
     }
 
     /// The JSON, of type [`ENRICHED_CONTENT_TYPE`].

@@ -5,6 +5,7 @@
 //!
 //! - [`Event`]: one change, exactly identified;
 //! - [`Batch`]: the events of one portal from one request, as they travel from receiver to worker;
+//! - [`PlainEvent`]: one change as a CloudEvent of its own;
 //! - [`EnrichedEvent`]: one record's state with the events that led to it, as consumers receive it;
 //! - [`DeadLetter`]: what could not go on, and why;
 //! - [`Erasure`]: a record that was deleted for privacy, and what of a dead letter is about it.
@@ -21,6 +22,7 @@ mod identity;
 mod ids;
 mod object_schema;
 mod object_type;
+mod plain;
 mod routing_key;
 mod time;
 mod version;
@@ -48,6 +50,7 @@ pub use ids::{
 };
 pub use object_schema::{ObjectSchema, SchemaLabels};
 pub use object_type::{CustomName, ObjectTypeId, STANDARD_OBJECT_TYPES, StandardObjectType};
+pub use plain::PlainEvent;
 pub use routing_key::{KeyPattern, KeyPatternError, RoutingKey};
 pub use time::Millis;
 pub use version::Version;

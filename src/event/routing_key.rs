@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::PortalId;
+use super::{Event, ObjectTypeId, PortalId};
 
 /// `<portal>.<object_type>.<kind>[.<detail>]`, at most [`RoutingKey::MAX_BYTES`] long.
 ///
@@ -84,13 +84,48 @@ impl KeyPattern {
     /// Whether `key` matches.
     #[must_use]
     pub fn matches(&self, key: &RoutingKey) -> bool {
-        let words: Vec<&str> = key.0.split('.').collect();
+        let words: Vec<Option<&str>> = key.0.split('.').map(Some).collect();
         matches(&self.0, &words)
+    }
+
+    /// Whether some key of the object type of this [name](ObjectTypeId::name) matches.
+    #[must_use]
+    pub fn may_match_type(&self, type_name: &str) -> bool {
+        let key = [None, Some(type_name), None, None];
+        matches(&self.0, &key) || matches(&self.0, &key[..3])
+    }
+
+    /// The words that are names of custom objects: `p_car`, `p8241_car`.
+    pub fn custom_names(&self) -> impl Iterator<Item = &str> {
+        let words = self.0.iter().map(|word| &**word);
+        words.filter(|word| ObjectTypeId::from_name(word).custom_name().is_some())
+    }
+
+    /// The same pattern with object types as keys have them: `*.contacts.#` and `*.0-1.#` become `*.contact.#`.
+    ///
+    /// A word stands for a type where keys have one: the second word, the one before a kind of change and the one after
+    /// an association's. After a `#` at the beginning only the last two are known.
+    #[must_use]
+    pub fn with_type_names(&self) -> Self {
+        let word = |place: usize| self.0.get(place).map(|word| &**word);
+        let is_type = |place: usize| {
+            let before = place.checked_sub(1).and_then(word);
+            (place == 1 && before != Some("#"))
+                || word(place + 1).is_some_and(|next| Event::KINDS.contains(&next))
+                || before.is_some_and(|kind| kind.starts_with("association_"))
+        };
+        let words = self.0.iter().enumerate();
+        let named = words.map(|(place, word)| match is_type(place) {
+            true => ObjectTypeId::from_name(word).name().into(),
+            false => word.clone(),
+        });
+        Self(named.collect())
     }
 }
 
-/// Linear in pattern × key: `reached[i]` tells whether the pattern so far can end before word `i`.
-fn matches(pattern: &[Box<str>], words: &[&str]) -> bool {
+/// Linear in pattern × key: `reached[i]` tells whether the pattern so far can end before word `i`. A word that is
+/// not known may be any.
+fn matches(pattern: &[Box<str>], words: &[Option<&str>]) -> bool {
     let mut reached = vec![false; words.len() + 1];
     reached[0] = true;
     for part in pattern {
@@ -99,7 +134,8 @@ fn matches(pattern: &[Box<str>], words: &[&str]) -> bool {
             reached[first..].fill(true);
         } else {
             for i in (0..words.len()).rev() {
-                reached[i + 1] = reached[i] && (&**part == "*" || &**part == words[i]);
+                let fits = |word: &str| &**part == "*" || &**part == word;
+                reached[i + 1] = reached[i] && words[i].is_none_or(fits);
             }
             reached[0] = false;
         }
@@ -188,6 +224,47 @@ mod tests {
         ] {
             let pattern: KeyPattern = pattern.parse().unwrap();
             assert_eq!(pattern.matches(&key(Some("email"))), expected, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_type_may_be_named_by_plural_and_id_where_a_key_has_one() {
+        for (pattern, expected) in [
+            ("*.contacts.#", "*.contact.#"),
+            ("8241.0-1.#", "8241.contact.#"),
+            ("*.2-1234567.#", "*.2-1234567.#"),
+            (
+                "*.DEALS.property_changed.deals",
+                "*.deal.property_changed.deals",
+            ),
+            (
+                "*.0-3.association_added.companies",
+                "*.deal.association_added.company",
+            ),
+            ("#.tickets.created", "#.ticket.created"),
+            ("#.contacts", "#.contacts"),
+            ("*.*.property_changed.emails", "*.*.property_changed.emails"),
+            ("#", "#"),
+        ] {
+            let pattern: KeyPattern = pattern.parse().unwrap();
+            assert_eq!(pattern.with_type_names().to_string(), expected, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_knows_the_types_it_can_match() {
+        for (pattern, contact, deal) in [
+            ("#", true, true),
+            ("*.contact.#", true, false),
+            ("#.deal.#", true, true),
+            ("*.deal.created", false, true),
+            ("#.email", true, true),
+            ("8241", false, false),
+            ("*.*.property_changed.amount", true, true),
+        ] {
+            let pattern: KeyPattern = pattern.parse().unwrap();
+            assert_eq!(pattern.may_match_type("contact"), contact, "{pattern}");
+            assert_eq!(pattern.may_match_type("deal"), deal, "{pattern}");
         }
     }
 

@@ -1,11 +1,48 @@
-//! One event on its way: what is still to do for it, and what came of the rest.
+//! One event on its way: what goes out of it, what is still to do, and what came of the rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
+use crate::bus::{Message, PublishError};
+use crate::config::DestinationFormat;
+use crate::demand::Wish;
+use crate::event::{DeadLetterReason, EnrichedEvent, Event, EventId, Millis, RoutingKey};
 
-use crate::bus::{Message, Outgoing, PublishError, Target};
-use crate::event::{DeadLetterReason, ENRICHED_CONTENT_TYPE, EnrichedEvent, RoutingKey};
+use super::share::{Encoder, Share};
+
+/// What goes out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outbound {
+    /// The state of a record with the events that led to it.
+    Enriched(Box<EnrichedEvent>),
+    /// An event as it is.
+    Plain(Box<Event>),
+}
+
+impl Outbound {
+    /// Its id: the same in every repeat.
+    pub(super) fn id(&self) -> &EventId {
+        match self {
+            Self::Enriched(event) => &event.id,
+            Self::Plain(event) => &event.id,
+        }
+    }
+
+    /// When the newest of its changes happened.
+    pub(super) fn time(&self) -> Millis {
+        match self {
+            Self::Enriched(event) => event.time,
+            Self::Plain(event) => event.occurred_at,
+        }
+    }
+
+    /// The routing keys of each of its events.
+    pub(super) fn keys(&self) -> Vec<Vec<RoutingKey>> {
+        match self {
+            Self::Enriched(event) => event.routing_keys(),
+            Self::Plain(event) => vec![vec![event.routing_key()]],
+        }
+    }
+}
 
 /// How a copy ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,11 +55,13 @@ pub(super) enum Ending {
 
 /// One event on its way.
 pub(super) struct Item {
-    pub(super) event: EnrichedEvent,
-    pub(super) keys: Vec<RoutingKey>,
-    pub(super) body: Bytes,
-    /// Destinations that want it and are not done with.
-    pub(super) pending: Vec<usize>,
+    pub(super) outbound: Outbound,
+    /// What destinations that are not done with get.
+    pub(super) pending: BTreeMap<usize, Message>,
+    /// What topic exchanges get, by their place, and under which keys.
+    pub(super) topics: Vec<(usize, Vec<RoutingKey>, Message)>,
+    /// Events that no destination's copy lists.
+    pub(super) unlisted: Vec<EventId>,
     /// Destinations whose copy has become a dead letter, once that is confirmed.
     pub(super) refused: Vec<(usize, PublishError)>,
     /// Destinations that are done with, by an earlier try or this one.
@@ -31,21 +70,64 @@ pub(super) struct Item {
 }
 
 impl Item {
-    /// `event`, wanted by the destinations in `pending`, and by those in `done`.
-    pub(super) fn new(
-        event: EnrichedEvent,
-        keys: Vec<RoutingKey>,
+    /// What `wishes` (of destinations, each with its format) and `topics` get of an event of which an earlier try has
+    /// `done` with some. Those who get the same share one encoding.
+    pub(super) fn new<'w>(
+        outbound: Outbound,
+        wishes: impl Iterator<Item = (&'w Wish, DestinationFormat)>,
+        topics: impl Iterator<Item = &'w Wish>,
         done: BTreeMap<usize, Ending>,
-        pending: Vec<usize>,
     ) -> Self {
+        let keys = outbound.keys();
+        let mut encoder = Encoder::default();
+        let mut listed: BTreeSet<usize> = BTreeSet::new();
+        let mut pending = BTreeMap::new();
+        for (place, (wish, format)) in wishes.enumerate() {
+            let Some(share) = Share::of(wish, &outbound, &keys) else {
+                continue;
+            };
+            listed.extend(share.listed());
+            if !done.contains_key(&place) {
+                pending.insert(place, encoder.message(&share, format));
+            }
+        }
+        let mut of_topics = Vec::new();
+        // A repeat whose other copies went out has had its topic copies sent with them.
+        for (place, wish) in topics.enumerate().filter(|_| done.is_empty()) {
+            if let Some(share) = Share::of(wish, &outbound, &keys) {
+                let keys = distinct(share.listed().iter().flat_map(|place| &keys[*place]));
+                let message = encoder.message(&share, DestinationFormat::Structured);
+                of_topics.push((place, keys, message));
+            }
+        }
+        let unlisted = match &outbound {
+            Outbound::Enriched(event) => {
+                let events = event.data.events.iter().enumerate();
+                let unlisted = events.filter(|(place, _)| !listed.contains(place));
+                unlisted.map(|(_, event)| event.id.clone()).collect()
+            }
+            Outbound::Plain(_) => Vec::new(),
+        };
         Self {
-            body: event.encode().into(),
-            keys,
-            event,
             pending,
+            topics: of_topics,
+            unlisted,
+            outbound,
             refused: Vec::new(),
             done,
             retry: false,
+        }
+    }
+
+    /// The copy that `wish` asks for, for a dead letter.
+    pub(super) fn copy_for(&self, wish: &Wish) -> Outbound {
+        match &self.outbound {
+            Outbound::Plain(_) => self.outbound.clone(),
+            Outbound::Enriched(event) => {
+                let selection = wish.select(&event.data, &self.outbound.keys());
+                let copy = selection.map(|selection| selection.copy_of(event).into_owned());
+                Outbound::Enriched(copy.map_or_else(|| event.clone(), Box::new))
+            }
         }
     }
 
@@ -56,19 +138,8 @@ impl Item {
 
     /// How many ended so in this try.
     pub(super) fn count_new(&self, ending: Ending) -> usize {
-        let new = self.pending.iter().filter_map(|place| self.done.get(place));
+        let new = self.pending.keys().filter_map(|place| self.done.get(place));
         new.filter(|one| **one == ending).count()
-    }
-
-    /// The message for `target`.
-    pub(super) fn outgoing(&self, target: Target) -> Outgoing {
-        let message = Message {
-            id: self.event.id.to_string(),
-            content_type: ENRICHED_CONTENT_TYPE.to_owned(),
-            kind: self.event.r#type.clone(),
-            body: self.body.clone(),
-        };
-        Outgoing { target, message }
     }
 
     /// Records what came of a copy.
@@ -93,6 +164,17 @@ impl Item {
             self.retry = true;
         }
     }
+}
+
+/// Each key once, in order.
+fn distinct<'k>(keys: impl Iterator<Item = &'k RoutingKey>) -> Vec<RoutingKey> {
+    let mut once: Vec<RoutingKey> = Vec::new();
+    for key in keys {
+        if !once.contains(key) {
+            once.push(key.clone());
+        }
+    }
+    once
 }
 
 /// Why a copy is dead. Only the verdicts that [`Item::note`] takes for a refusal come here.

@@ -4,7 +4,12 @@
 //! of them have, the answer is [`FanOutFailure::Retry`] and nothing may be acknowledged. A copy that was confirmed
 //! meanwhile is remembered and not sent again, so that one destination's trouble does not repeat itself at another.
 //!
-//! The copy on `crm.enriched` is best effort: it is sent with the rest, and whatever becomes of it delays nothing.
+//! Copies on the topic exchanges are best effort: they are sent with the rest, and whatever becomes of them delays
+//! nothing.
+//!
+//! - `destination`: what each asks for ([`crate::demand`] says what that makes of an event), and its file;
+//! - `item`: one event on its way; `share`, `message`: what a destination gets of it, and how that is written;
+//! - `ndjson`: files of lines; `dead`: dead letters.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -13,18 +18,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use crate::bus::{Bus, Outgoing, PublishError, Target};
-use crate::config::{DestinationConfig, DestinationKind};
-use crate::event::{EnrichedEvent, EventId, KeyPattern, Millis, RoutingKey};
+use crate::bus::{Bus, Outgoing, PublishError, Target, Topic};
+use crate::config::Config;
+use crate::demand::Wish;
+use crate::event::{EventId, Millis};
 use crate::metrics::{Metrics, seconds};
 
 mod dead;
+mod destination;
 mod item;
+mod message;
 mod ndjson;
+mod share;
 
 #[cfg(test)]
 mod tests;
 
+use destination::{Destination, Kind};
+pub use item::Outbound;
 use item::{Ending, Item, reason};
 use ndjson::Ndjson;
 
@@ -36,6 +47,7 @@ const RETRIED_MAX: usize = 10_000;
 #[derive(Debug)]
 pub struct FanOut {
     destinations: Vec<Destination>,
+    topics: Vec<(Topic, Wish)>,
     bus: SharedBus,
     metrics: Arc<Metrics>,
     /// Places in `destinations` that are done with, by an event that is to come again.
@@ -43,7 +55,7 @@ pub struct FanOut {
 }
 
 /// How an event ended, for all destinations together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FanOutOutcome {
     /// Every destination that wants it has its copy, or a dead letter holds that copy. Copies confirmed by an earlier
     /// try count too.
@@ -52,8 +64,10 @@ pub enum FanOutOutcome {
         copies: usize,
         /// Copies that became dead letters.
         dead: usize,
+        /// Events of the message that no copy lists: nobody wanted them.
+        unlisted: Vec<EventId>,
     },
-    /// No destination's patterns match.
+    /// No destination wants any of it.
     Unwanted,
 }
 
@@ -86,19 +100,6 @@ pub enum FanOutError {
     },
 }
 
-#[derive(Debug)]
-struct Destination {
-    name: String,
-    patterns: Vec<KeyPattern>,
-    kind: Kind,
-}
-
-#[derive(Debug)]
-enum Kind {
-    Queue,
-    Ndjson(Ndjson),
-}
-
 /// A bus, which has no `Debug` of its own.
 struct SharedBus(Arc<dyn Bus>);
 
@@ -115,27 +116,35 @@ impl FanOut {
     /// # Errors
     /// Every variant of [`FanOutError`].
     pub fn new(
-        destinations: &BTreeMap<String, DestinationConfig>,
+        config: &Config,
         bus: Arc<dyn Bus>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, FanOutError> {
-        let destinations = destinations.iter().map(Destination::open);
+        let destinations = config.destination.iter().map(Destination::open);
+        let topics = [
+            (Topic::Enriched, Wish::of_enriched_topic(&config.bus)),
+            (Topic::Events, Wish::of_events_topic(&config.bus)),
+        ];
+        let topics = topics.into_iter();
         Ok(Self {
             destinations: destinations.collect::<Result<_, _>>()?,
+            topics: topics
+                .filter_map(|(topic, wish)| Some((topic, wish?)))
+                .collect(),
             bus: SharedBus(bus),
             metrics,
             retried: Mutex::default(),
         })
     }
 
-    /// Delivers every event to every destination that wants it, and to `crm.enriched`. One result per event, in the
+    /// Delivers every event to every destination that wants it, and to the topic exchanges. One result per event, in the
     /// order given; within a destination the copies go out in that order too.
     ///
     /// Resolves when each copy is confirmed, has become a confirmed dead letter, or has failed to. Dropping the
     /// future leaves open what was delivered: deliver again.
     pub async fn deliver(
         &self,
-        events: Vec<EnrichedEvent>,
+        events: Vec<Outbound>,
     ) -> Vec<Result<FanOutOutcome, FanOutFailure>> {
         let mut items: Vec<Item> = events.into_iter().map(|event| self.item(event)).collect();
         let (published, written) =
@@ -148,21 +157,15 @@ impl FanOut {
         items.into_iter().map(|item| self.end(item, now)).collect()
     }
 
-    fn item(&self, event: EnrichedEvent) -> Item {
-        let keys = event.routing_keys();
-        let earlier = self.lock_retried().get(&event.id).cloned();
-        let earlier = earlier.unwrap_or_default();
-        let (mut done, mut pending) = (BTreeMap::new(), Vec::new());
-        let wanted = self.destinations.iter().enumerate();
-        for (place, _) in wanted.filter(|(_, destination)| destination.wants(&keys)) {
-            match earlier.get(&place) {
-                Some(ending) => {
-                    done.insert(place, *ending);
-                }
-                None => pending.push(place),
-            }
-        }
-        Item::new(event, keys, done, pending)
+    fn item(&self, event: Outbound) -> Item {
+        let done = self.lock_retried().get(event.id()).cloned();
+        let destinations = self.destinations.iter();
+        Item::new(
+            event,
+            destinations.map(|one| (&one.wish, one.format)),
+            self.topics.iter().map(|(_, wish)| wish),
+            done.unwrap_or_default(),
+        )
     }
 
     /// All copies that go over the bus, as one batch.
@@ -188,19 +191,21 @@ impl FanOut {
     fn batch(&self, items: &[Item]) -> (Vec<Slot>, Vec<Outgoing>) {
         let mut batch = Vec::new();
         for (place, item) in items.iter().enumerate() {
-            for &destination in &item.pending {
+            for (&destination, message) in &item.pending {
                 if let Kind::Queue = self.destinations[destination].kind {
-                    let name = self.destinations[destination].name.clone();
+                    let target = Target::Destination(self.destinations[destination].name.clone());
+                    let message = message.clone();
                     let slot = Slot::Copy {
                         item: place,
                         destination,
                     };
-                    batch.push((slot, item.outgoing(Target::Destination(name))));
+                    batch.push((slot, Outgoing { target, message }));
                 }
             }
-            // A repeat whose other copies went out has had its topic copy sent with them.
-            if item.done.is_empty() {
-                batch.push((Slot::Topic, item.outgoing(Target::Topic(item.keys.clone()))));
+            for (topic, keys, message) in &item.topics {
+                let target = Target::Topic(self.topics[*topic].0, keys.clone());
+                let message = message.clone();
+                batch.push((Slot::Topic, Outgoing { target, message }));
             }
         }
         batch.into_iter().unzip()
@@ -226,10 +231,10 @@ impl FanOut {
         ndjson: &Ndjson,
         items: &[Item],
     ) -> Vec<(usize, usize, Result<(), PublishError>)> {
-        let wanted = items.iter().enumerate();
-        let wanted = wanted.filter(|(_, item)| item.pending.contains(&destination));
-        let (places, bodies): (Vec<usize>, Vec<Bytes>) = wanted
-            .map(|(place, item)| (place, item.body.clone()))
+        let (places, bodies): (Vec<usize>, Vec<Bytes>) = items
+            .iter()
+            .enumerate()
+            .filter_map(|(place, item)| Some((place, item.pending.get(&destination)?.body.clone())))
             .unzip();
         if places.is_empty() {
             return Vec::new();
@@ -253,8 +258,8 @@ impl FanOut {
         let now = Millis::now();
         for (place, item) in items.iter().enumerate().filter(|(_, item)| !item.retry) {
             for &(destination, error) in &item.refused {
-                let name = &self.destinations[destination].name;
-                let letters = dead::letters(&item.event, name, reason(error), now);
+                let Destination { name, wish, .. } = &self.destinations[destination];
+                let letters = dead::letters(item.copy_for(wish), name, reason(error), now);
                 slots.extend(letters.iter().map(|_| (place, destination, error)));
                 batch.extend(letters);
             }
@@ -308,21 +313,22 @@ impl FanOut {
             if retried.len() >= RETRIED_MAX {
                 retried.clear();
             }
-            retried.insert(item.event.id, item.done);
+            retried.insert(item.outbound.id().clone(), item.done);
             return Err(FanOutFailure::Retry);
         }
-        retried.remove(&item.event.id);
+        retried.remove(item.outbound.id());
         if item.done.is_empty() {
             return Ok(FanOutOutcome::Unwanted);
         }
         let copies = item.count(Ending::Delivered);
         if copies > 0 {
-            let lateness = seconds(now.since(item.event.time));
+            let lateness = seconds(now.since(item.outbound.time()));
             self.metrics.fan_out_lateness_seconds.observe(lateness);
         }
         Ok(FanOutOutcome::Delivered {
             copies,
             dead: item.count(Ending::Dead),
+            unlisted: item.unlisted,
         })
     }
 
@@ -338,32 +344,6 @@ impl FanOut {
     fn lock_retried(&self) -> std::sync::MutexGuard<'_, HashMap<EventId, BTreeMap<usize, Ending>>> {
         // Whole insertions and removals only: a panic elsewhere leaves it sound.
         self.retried.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Destination {
-    fn open((name, config): (&String, &DestinationConfig)) -> Result<Self, FanOutError> {
-        let kind = match config.kind {
-            DestinationKind::Queue => Kind::Queue,
-            DestinationKind::Ndjson => {
-                let name = name.clone();
-                let Some(path) = config.path.clone() else {
-                    return Err(FanOutError::NoPath { name });
-                };
-                let opened = Ndjson::open(&path);
-                Kind::Ndjson(opened.map_err(|source| FanOutError::File { name, path, source })?)
-            }
-        };
-        Ok(Self {
-            name: name.clone(),
-            patterns: config.patterns.clone(),
-            kind,
-        })
-    }
-
-    fn wants(&self, keys: &[RoutingKey]) -> bool {
-        let wants = |key| self.patterns.iter().any(|pattern| pattern.matches(key));
-        keys.iter().any(wants)
     }
 }
 

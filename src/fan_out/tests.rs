@@ -8,11 +8,14 @@ use tokio::sync::{mpsc, watch};
 
 use super::*;
 use crate::bus::{BusUnavailable, Consumer, Message, Queue, StoredNote};
+use crate::config::{BusConfig, DestinationConfig, DestinationKind, Secret};
 use crate::event::{
-    DeadLetter, DeadLetterReason, ENRICHED_CONTENT_TYPE, EnrichedData, Enrichment,
+    DeadLetter, DeadLetterReason, ENRICHED_CONTENT_TYPE, EnrichedData, EnrichedEvent, Enrichment,
     EnrichmentStatus, Event, EventBody, IdentityHasher, ObjectChange, ObjectEvent, ObjectTypeId,
     Version,
 };
+
+mod copies;
 
 const OCCURRED_AT: i64 = 1_763_892_000_123;
 
@@ -126,7 +129,8 @@ fn name(target: &Target) -> String {
     match target {
         Target::Destination(name) => name.clone(),
         Target::DeadLetters(_) | Target::KeptDeadLetters(_) => "dead".to_owned(),
-        Target::Topic(_) => "topic".to_owned(),
+        Target::Topic(Topic::Enriched, _) => "topic".to_owned(),
+        Target::Topic(Topic::Events, _) => "events".to_owned(),
         Target::Partition(_) | Target::Backlog(_) | Target::Changelog(_) | Target::Erasures => {
             unreachable!("fan-out publishes to no partition")
         }
@@ -176,31 +180,60 @@ impl Bus for ScriptedBus {
 
 fn queue(pattern: &str) -> DestinationConfig {
     DestinationConfig {
-        kind: DestinationKind::Queue,
         patterns: vec![pattern.parse().unwrap()],
-        path: None,
-        max_length_bytes: None,
+        ..DestinationConfig::new(DestinationKind::Queue)
     }
 }
 
 fn ndjson(path: &std::path::Path) -> DestinationConfig {
     DestinationConfig {
-        kind: DestinationKind::Ndjson,
         path: Some(path.to_owned()),
-        ..queue("#")
+        ..DestinationConfig::new(DestinationKind::Ndjson)
     }
 }
 
 fn fan_out(bus: &Arc<ScriptedBus>, destinations: &[(&str, DestinationConfig)]) -> FanOut {
+    fan_out_with(BusConfig::default(), bus, destinations)
+}
+
+fn fan_out_with(
+    topics: BusConfig,
+    bus: &Arc<ScriptedBus>,
+    destinations: &[(&str, DestinationConfig)],
+) -> FanOut {
     let destinations = destinations
         .iter()
         .map(|(name, config)| ((*name).to_owned(), config.clone()));
+    let config = Config {
+        destination: destinations.collect(),
+        bus: BusConfig {
+            url: Some(Secret::new("amqp://localhost")),
+            ..topics
+        },
+        ..Config::default()
+    };
     let bus: Arc<dyn Bus> = Arc::<ScriptedBus>::clone(bus);
-    FanOut::new(&destinations.collect(), bus, Arc::default()).unwrap()
+    FanOut::new(&config, bus, Arc::default()).unwrap()
 }
 
 fn delivered(copies: usize, dead: usize) -> Result<FanOutOutcome, FanOutFailure> {
-    Ok(FanOutOutcome::Delivered { copies, dead })
+    Ok(FanOutOutcome::Delivered {
+        copies,
+        dead,
+        unlisted: Vec::new(),
+    })
+}
+
+impl FanOut {
+    async fn deliver_enriched(
+        &self,
+        events: Vec<EnrichedEvent>,
+    ) -> Vec<Result<FanOutOutcome, FanOutFailure>> {
+        let events = events
+            .into_iter()
+            .map(|one| Outbound::Enriched(Box::new(one)));
+        self.deliver(events.collect()).await
+    }
 }
 
 #[tokio::test]
@@ -214,7 +247,7 @@ async fn an_event_goes_to_every_destination_that_wants_it_and_to_the_topic() {
     let fan_out = fan_out(&bus, &all);
     let event = enriched(vec![change("1", "a@b.c")]);
     assert_eq!(
-        fan_out.deliver(vec![event.clone()]).await,
+        fan_out.deliver_enriched(vec![event.clone()]).await,
         [delivered(2, 0)]
     );
     for (target, copies) in [("all", 1), ("deals", 0), ("mail", 1), ("topic", 1)] {
@@ -241,7 +274,7 @@ async fn an_event_that_nobody_wants_is_unwanted_even_when_the_topic_fails() {
     let bus = ScriptedBus::failing(&[("topic", &[PublishError::Unavailable])]);
     let fan_out = fan_out(&bus, &[("deals", queue("*.deal.#"))]);
     let results = fan_out
-        .deliver(vec![enriched(vec![change("1", "x")])])
+        .deliver_enriched(vec![enriched(vec![change("1", "x")])])
         .await;
     assert_eq!(results, [Ok(FanOutOutcome::Unwanted)]);
 }
@@ -260,7 +293,7 @@ async fn a_refused_copy_becomes_a_dead_letter_with_its_reason() {
         let fan_out = fan_out(&bus, &[("a", queue("#")), ("b", queue("#"))]);
         let event = enriched(vec![change("1", "x")]);
         assert_eq!(
-            fan_out.deliver(vec![event.clone()]).await,
+            fan_out.deliver_enriched(vec![event.clone()]).await,
             [delivered(1, 1)]
         );
         let letter = &bus.letters()[0];
@@ -287,9 +320,12 @@ async fn an_unconfirmed_dead_letter_is_retried() {
     ]);
     let fan_out = fan_out(&bus, &[("a", queue("#"))]);
     let event = enriched(vec![change("1", "x")]);
-    let first = fan_out.deliver(vec![event.clone()]).await;
+    let first = fan_out.deliver_enriched(vec![event.clone()]).await;
     assert_eq!(first, [Err(FanOutFailure::Retry)]);
-    assert_eq!(fan_out.deliver(vec![event]).await, [delivered(1, 0)]);
+    assert_eq!(
+        fan_out.deliver_enriched(vec![event]).await,
+        [delivered(1, 0)]
+    );
 }
 
 #[tokio::test]
@@ -298,9 +334,12 @@ async fn a_dead_letter_of_an_earlier_try_still_counts_as_dead() {
     let bus = ScriptedBus::failing(&[("a", full), ("b", full), ("dead", &[PublishError::Unknown])]);
     let fan_out = fan_out(&bus, &[("a", queue("#")), ("b", queue("#"))]);
     let event = enriched(vec![change("1", "x")]);
-    let first = fan_out.deliver(vec![event.clone()]).await;
+    let first = fan_out.deliver_enriched(vec![event.clone()]).await;
     assert_eq!(first, [Err(FanOutFailure::Retry)]);
-    assert_eq!(fan_out.deliver(vec![event]).await, [delivered(1, 1)]);
+    assert_eq!(
+        fan_out.deliver_enriched(vec![event]).await,
+        [delivered(1, 1)]
+    );
     assert_eq!(bus.letters().len(), 1);
 }
 
@@ -311,11 +350,11 @@ async fn a_retry_sends_only_what_was_not_confirmed() {
         let fan_out = fan_out(&bus, &[("a", queue("#")), ("b", queue("#"))]);
         let event = enriched(vec![change("1", "x")]);
         for _ in 0..2 {
-            let results = fan_out.deliver(vec![event.clone()]).await;
+            let results = fan_out.deliver_enriched(vec![event.clone()]).await;
             assert_eq!(results, [Err(FanOutFailure::Retry)]);
         }
         assert_eq!(
-            fan_out.deliver(vec![event.clone()]).await,
+            fan_out.deliver_enriched(vec![event.clone()]).await,
             [delivered(2, 0)]
         );
         assert_eq!((bus.confirmed("a").len(), bus.confirmed("b").len()), (1, 1));
@@ -331,7 +370,7 @@ async fn one_event_s_trouble_is_not_the_other_s() {
         enriched(vec![change("1", "x")]),
         enriched(vec![change("2", "x")]),
     ];
-    let results = fan_out.deliver(events).await;
+    let results = fan_out.deliver_enriched(events).await;
     assert_eq!(results, [Err(FanOutFailure::Retry), delivered(1, 0)]);
 }
 
@@ -343,7 +382,7 @@ async fn ndjson_gets_a_line_per_event_in_order() {
     let events: Vec<_> = (0..3)
         .map(|n| enriched(vec![change(&n.to_string(), "line\nbreak")]))
         .collect();
-    let results = fan_out.deliver(events.clone()).await;
+    let results = fan_out.deliver_enriched(events.clone()).await;
     assert_eq!(results, vec![delivered(1, 0); 3]);
     let text = std::fs::read_to_string(&path).unwrap();
     let read: Vec<EnrichedEvent> = text
@@ -360,7 +399,7 @@ async fn a_file_that_takes_no_writes_is_retried_and_does_not_repeat_another_s_co
     let fan_out = fan_out(&bus, &[("full", full), ("a", queue("#"))]);
     let event = enriched(vec![change("1", "x")]);
     for _ in 0..3 {
-        let results = fan_out.deliver(vec![event.clone()]).await;
+        let results = fan_out.deliver_enriched(vec![event.clone()]).await;
         assert_eq!(results, [Err(FanOutFailure::Retry)]);
     }
     assert_eq!(bus.confirmed("a").len(), 1);
@@ -374,9 +413,12 @@ fn a_destination_that_cannot_be_opened_is_named() {
     };
     let unreachable = ndjson(std::path::Path::new("/nonexistent/out.ndjson"));
     for config in [missing, unreachable] {
-        let destinations = BTreeMap::from([("file".to_owned(), config)]);
+        let config = Config {
+            destination: BTreeMap::from([("file".to_owned(), config)]),
+            ..Config::default()
+        };
         let bus: Arc<dyn Bus> = ScriptedBus::failing(&[]);
-        let error = FanOut::new(&destinations, bus, Arc::default()).unwrap_err();
+        let error = FanOut::new(&config, bus, Arc::default()).unwrap_err();
         assert!(
             error.to_string().contains("destination.file.path"),
             "{error}"

@@ -160,6 +160,7 @@ fn batch_message(batch: &Batch, partition: u16, body: Vec<u8>) -> Outgoing {
             id: batch.id().to_string(),
             content_type: BATCH_CONTENT_TYPE.to_owned(),
             kind: BATCH_KIND.to_owned(),
+            headers: Vec::new(),
             body: Bytes::from(body),
         },
     }

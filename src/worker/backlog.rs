@@ -90,6 +90,7 @@ fn notice(partition: u16) -> Outgoing {
             id: format!("backlog-{partition}"),
             content_type: "application/octet-stream".to_owned(),
             kind: NOTICE_KIND.to_owned(),
+            headers: Vec::new(),
             body: Bytes::new(),
         },
     }

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use crate::bus::{Bus, Message, Outgoing, Target};
 use crate::enrich::{BudgetLeft, Ending, EngineStats, Input, NoteId, PublishId};
-use crate::event::{
-    DeadLetter, ERASURE_CONTENT_TYPE, ERASURE_KIND, EnrichedEvent, Erasure, Millis,
-};
-use crate::fan_out::{FanOut, FanOutOutcome};
+use crate::event::{DeadLetter, ERASURE_CONTENT_TYPE, ERASURE_KIND, Erasure, EventId, Millis};
+use crate::fan_out::{FanOut, FanOutOutcome, Outbound};
 use crate::hubspot::client::HubSpot;
 use crate::metrics::{Metrics, seconds};
 
@@ -33,7 +31,7 @@ pub(super) struct Parts {
 /// Messages that are tried together.
 pub(super) struct Round {
     ids: Vec<PublishId>,
-    events: Vec<EnrichedEvent>,
+    events: Vec<Outbound>,
     /// Wait before they are tried; none the first time.
     delay: Duration,
 }
@@ -49,7 +47,7 @@ pub(super) struct Delivered {
 
 impl Round {
     /// The first try.
-    pub(super) fn first(messages: impl Iterator<Item = (PublishId, EnrichedEvent)>) -> Self {
+    pub(super) fn first(messages: impl Iterator<Item = (PublishId, Outbound)>) -> Self {
         let (ids, events) = messages.unzip();
         Self {
             ids,
@@ -88,8 +86,12 @@ impl Parts {
         let mut failed = (Vec::new(), Vec::new());
         for ((publish, event), outcome) in round.ids.into_iter().zip(round.events).zip(outcomes) {
             if let Ok(outcome) = outcome {
-                let ending = ending_of(&outcome);
-                delivered.inputs.push(Input::Published { publish, ending });
+                let (ending, unlisted) = ending_of(outcome);
+                delivered.inputs.push(Input::Published {
+                    publish,
+                    ending,
+                    unlisted,
+                });
             } else {
                 failed.0.push(publish);
                 failed.1.push(event);
@@ -162,7 +164,10 @@ impl Parts {
             .set(ratio);
     }
 
-    fn count(&self, event: &EnrichedEvent) {
+    fn count(&self, event: &Outbound) {
+        let Outbound::Enriched(event) = event else {
+            return;
+        };
         self.metrics
             .enrich_messages_total
             .with_label_values(&[event.data.enrichment.status.as_str()])
@@ -180,6 +185,7 @@ impl Parts {
             id: format!("note-{partition}-{}", id.0),
             content_type: "application/octet-stream".to_owned(),
             kind: NOTE_KIND.to_owned(),
+            headers: Vec::new(),
             body: body.into(),
         };
         self.publish_surely(vec![Outgoing { target, message }])
@@ -193,6 +199,7 @@ impl Parts {
             id: erasure.id().to_string(),
             content_type: ERASURE_CONTENT_TYPE.to_owned(),
             kind: ERASURE_KIND.to_owned(),
+            headers: Vec::new(),
             body: erasure.encode().into(),
         };
         let target = Target::Erasures;
@@ -234,10 +241,19 @@ impl Parts {
     }
 }
 
-fn ending_of(outcome: &FanOutOutcome) -> Ending {
+/// How the events of a message ended, and those of them that no copy lists.
+fn ending_of(outcome: FanOutOutcome) -> (Ending, Vec<EventId>) {
     match outcome {
-        FanOutOutcome::Unwanted => Ending::Unwanted,
-        FanOutOutcome::Delivered { copies: 0, .. } => Ending::Dead,
-        FanOutOutcome::Delivered { .. } => Ending::Delivered,
+        FanOutOutcome::Unwanted => (Ending::Unwanted, Vec::new()),
+        FanOutOutcome::Delivered {
+            copies, unlisted, ..
+        } => {
+            let ending = if copies == 0 {
+                Ending::Dead
+            } else {
+                Ending::Delivered
+            };
+            (ending, unlisted)
+        }
     }
 }

@@ -341,6 +341,7 @@ mod tests {
             id: "id".to_owned(),
             content_type: "application/json".to_owned(),
             kind: kind.to_owned(),
+            headers: Vec::new(),
             body: body.to_vec().into(),
         }
     }

@@ -23,9 +23,8 @@ use crate::bus::{Consumed, Consumer, Delivery, Message, Queue, Unsettled};
 use crate::enrich::{
     CallId, DeliveryId, Ending, Engine, EngineStats, Input, Note, NoteId, Output, PublishId, Source,
 };
-use crate::event::{
-    Batch, DeadLetter, DeadLetterReason, EnrichedEvent, Erasure, Millis, PortalId, Stage,
-};
+use crate::event::{Batch, DeadLetter, DeadLetterReason, Erasure, Millis, PortalId, Stage};
+use crate::fan_out::Outbound;
 use crate::hubspot::call::{Answered, Call, CallError};
 use crate::hubspot::client::Changed;
 
@@ -56,7 +55,7 @@ pub(super) struct Shell {
     /// Calls and deliveries under way.
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Messages for the destinations, gathered while the engine's outputs are carried out.
-    to_publish: Vec<(PublishId, EnrichedEvent)>,
+    to_publish: Vec<(PublishId, Outbound)>,
     reported: EngineStats,
     reported_at: Instant,
 }
@@ -379,7 +378,12 @@ impl Shell {
                     call,
                 } => self.call(call_id, portal_id, call),
                 Output::RefreshToken(portal_id) => self.refresh_token(portal_id),
-                Output::Publish { publish, event } => self.to_publish.push((publish, *event)),
+                Output::Publish { publish, event } => {
+                    self.to_publish.push((publish, Outbound::Enriched(event)));
+                }
+                Output::PublishPlain { publish, event } => {
+                    self.to_publish.push((publish, Outbound::Plain(event)));
+                }
                 Output::Bury { publish, letter } => self.bury(publish, *letter),
                 Output::Search { publish, erasure } => self.search(publish, erasure),
                 Output::Note { id, note } => self.note(id, &note),
@@ -415,7 +419,11 @@ impl Shell {
         self.under_way.push(Box::pin(async move {
             parts.bury(letter).await;
             let ending = Ending::Dead;
-            Done::Tell(vec![Input::Published { publish, ending }])
+            Done::Tell(vec![Input::Published {
+                publish,
+                ending,
+                unlisted: Vec::new(),
+            }])
         }));
     }
 
@@ -424,7 +432,11 @@ impl Shell {
         self.under_way.push(Box::pin(async move {
             parts.search(erasure).await;
             let ending = Ending::Unwanted;
-            Done::Tell(vec![Input::Published { publish, ending }])
+            Done::Tell(vec![Input::Published {
+                publish,
+                ending,
+                unlisted: Vec::new(),
+            }])
         }));
     }
 

@@ -23,6 +23,10 @@ pub struct Checks {
     /// Of what was acknowledged, whichever engine did it: the newest version of each record, and the newest state.
     settled: BTreeMap<Of, Version>,
     dead: BTreeSet<EventId>,
+    /// Whether every event is to go out as it is, too.
+    plain: bool,
+    /// Events that did.
+    plain_confirmed: BTreeSet<EventId>,
     /// What went out last of each record, whichever engine sent it.
     landed: BTreeMap<Of, Version>,
     life: Life,
@@ -43,10 +47,64 @@ struct Life {
     content: BTreeMap<Of, Millis>,
     erased: BTreeSet<Of>,
     messages: BTreeMap<EventId, EventId>,
+    /// When each event came first, by its place among all.
+    arrived: BTreeMap<EventId, usize>,
+    plain_published: BTreeSet<EventId>,
+    /// The last one of each portal.
+    plain_last: BTreeMap<PortalId, usize>,
+    plain_erased: BTreeSet<Of>,
     endings: BTreeMap<Ending, u64>,
 }
 
 impl Checks {
+    /// `plain`: every event is to go out as it is, too.
+    pub fn new(plain: bool) -> Self {
+        Self {
+            plain,
+            ..Self::default()
+        }
+    }
+
+    /// The engine is told of events.
+    pub fn arrived(&mut self, events: &[Event]) {
+        for event in events {
+            let place = self.life.arrived.len();
+            self.life.arrived.entry(event.id.clone()).or_insert(place);
+        }
+    }
+
+    /// The engine says to publish an event as it is: once, in the order they came, and not after its record's erasure.
+    pub fn plain_published(&mut self, event: &Event) -> Result<(), String> {
+        let subject = event.subject();
+        let of = (
+            event.portal_id.clone(),
+            (subject.object_type_id, subject.object_id),
+        );
+        let is_first = self.life.plain_published.insert(event.id.clone());
+        if !self.plain || !is_first || self.acknowledged_ids.contains(&event.id) {
+            return Err(format!("plain event {} went out twice", event.id));
+        }
+        if event.kind() == "privacy_deleted" {
+            self.life.plain_erased.insert(of);
+        } else if self.life.plain_erased.contains(&of) {
+            return Err(format!(
+                "plain event {} goes out after its record's privacy deletion",
+                event.id
+            ));
+        }
+        let place = self.life.arrived[&event.id];
+        let last = self.life.plain_last.insert(event.portal_id.clone(), place);
+        if !self.disturbed && last.is_some_and(|last| last > place) {
+            return Err(format!("plain event {} goes out too late", event.id));
+        }
+        Ok(())
+    }
+
+    /// The engine is told that a plain event is confirmed.
+    pub fn plain_confirmed(&mut self, event: &Event) {
+        self.plain_confirmed.insert(event.id.clone());
+    }
+
     pub fn accept(&mut self, event: &Event) {
         self.accepted
             .entry(event.id.clone())
@@ -197,8 +255,9 @@ impl Checks {
 
     fn has_ended(&self, event: &Event, hubspot: &HubSpot) -> bool {
         let parts = self.confirmed.get(&event.id).map_or(0, BTreeMap::len);
-        parts >= parts_of(event)
-            || self.dead.contains(&event.id)
+        let is_out = parts >= parts_of(event) || self.dead.contains(&event.id);
+        let is_out_plain = !self.plain || self.plain_confirmed.contains(&event.id);
+        (is_out && is_out_plain)
             || hubspot
                 .portals
                 .get(&event.portal_id)

@@ -22,7 +22,9 @@ pub fn input(input: &Input) -> String {
         Input::Answered { call, answered } => {
             format!("call {} answered: {}", call.0, answer(answered))
         }
-        Input::Published { publish, ending } => {
+        Input::Published {
+            publish, ending, ..
+        } => {
             format!("publish {} confirmed: {ending:?}", publish.0)
         }
         other => format!("{other:?}"),
@@ -37,6 +39,10 @@ pub fn output(output: &Output) -> String {
             call,
         } => format!("call {} of {portal_id}: {}", call_id.0, asked(call)),
         Output::Publish { publish, event } => format!("publish {}: {}", publish.0, message(event)),
+        Output::PublishPlain {
+            publish,
+            event: plain,
+        } => format!("publish plain {}: {}", publish.0, event(plain)),
         Output::Bury { publish, letter } => {
             format!(
                 "bury {}: {:?} {}",

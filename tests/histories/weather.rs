@@ -16,6 +16,8 @@ pub struct Weather {
     pub fair: bool,
     pub half_budget: bool,
     pub associations: bool,
+    /// A second destination wants events as they are.
+    pub plain: bool,
     /// HubSpot's clock against ours, in milliseconds.
     pub clock_ahead_ms: u64,
 
@@ -77,6 +79,7 @@ impl Weather {
             lost_backlog: Self::rate(dice, 40),
             crash: Self::rate(dice, 20),
             fair: dice.chance(250),
+            plain: dice.chance(300),
         };
         if weather.fair {
             weather.mend();
@@ -112,6 +115,7 @@ impl Weather {
             associations: self.associations,
             half_budget: self.half_budget,
             fair: self.fair,
+            plain: self.plain,
             clock_ahead_ms: self.clock_ahead_ms,
             poison: self.poison,
             ..Self::default()

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crm_relay::config::{EnrichConfig, SensitivityLevel};
+use crm_relay::config::{
+    DestinationConfig, DestinationContent, DestinationKind, EnrichConfig, SensitivityLevel,
+};
+use crm_relay::demand::Demand;
 use crm_relay::enrich::budget::Share;
 use crm_relay::enrich::*;
 use crm_relay::event::*;
@@ -92,6 +95,7 @@ enum Happening {
 #[derive(Clone)]
 enum Publishing {
     Message(Box<EnrichedEvent>),
+    Plain(Box<Event>),
     Letter(Box<DeadLetter>),
     /// That the dead letters are to be searched for an erased record.
     Search(Erasure),
@@ -119,6 +123,17 @@ pub struct World {
     pub coverage: Coverage,
     /// What happened, for a reader; empty unless wanted.
     pub trace: Option<Vec<String>>,
+}
+
+/// What a destination of records and one of plain events ask for.
+fn both_ways() -> Demand {
+    let all = DestinationConfig::new(DestinationKind::Queue);
+    let plain = DestinationConfig {
+        content: DestinationContent::Event,
+        ..all.clone()
+    };
+    let destinations = [("all".to_owned(), all), ("plain".to_owned(), plain)];
+    Demand::new(&BTreeMap::from(destinations), [])
 }
 
 impl World {
@@ -152,6 +167,11 @@ impl World {
             ..EnrichConfig::default()
         };
         let plans = Plans::new(&BTreeMap::from([("contact".to_owned(), config)]));
+        let plans = if weather.plain {
+            plans.with_demand(both_ways())
+        } else {
+            plans
+        };
         let share = Share::new(if weather.half_budget { 0.5 } else { 1.0 }).unwrap_or(Share::WHOLE);
         let mut world = Self {
             now: Millis::new(START_MS).unwrap_or_default(),
@@ -172,7 +192,7 @@ impl World {
             plans,
             share,
             life: 0,
-            checks: Checks::default(),
+            checks: Checks::new(weather.plain),
             coverage: Coverage::default(),
             trace: traced.then(Vec::new),
             dice,
@@ -312,13 +332,21 @@ impl World {
                         self.checks.confirmed(message);
                         Ending::Delivered
                     }
+                    Publishing::Plain(event) => {
+                        self.checks.plain_confirmed(event);
+                        Ending::Delivered
+                    }
                     Publishing::Letter(letter) => {
                         self.checks.buried(letter);
                         Ending::Dead
                     }
                     Publishing::Search(_) => Ending::Unwanted,
                 };
-                self.tell(Input::Published { publish, ending })?;
+                self.tell(Input::Published {
+                    publish,
+                    ending,
+                    unlisted: Vec::new(),
+                })?;
             }
             Happening::Aside { life, tag, message } if life == self.life => {
                 self.bus.backlog.push_back(message);
@@ -351,6 +379,9 @@ impl World {
     /// Tells the engine what happened, and does what it says.
     fn tell(&mut self, input: Input) -> Result<(), String> {
         self.trace(|| format!("▶ {}", trace::input(&input)));
+        if let Input::Batch { events, .. } = &input {
+            self.checks.arrived(events);
+        }
         for output in self.engine.handle(self.now, input) {
             self.trace(|| format!("   ◀ {}", trace::output(&output)));
             self.carry_out(output)?;
@@ -390,6 +421,11 @@ impl World {
             Output::Publish { publish, event } => {
                 self.checks.published(&event)?;
                 self.publish(publish, Publishing::Message(event));
+            }
+            Output::PublishPlain { publish, event } => {
+                self.coverage.note("plain event");
+                self.checks.plain_published(&event)?;
+                self.publish(publish, Publishing::Plain(event));
             }
             Output::Bury { publish, letter } => self.publish(publish, Publishing::Letter(letter)),
             Output::Search { publish, erasure } => {

@@ -35,6 +35,7 @@ CLIENTS = [
     ["node", "hubspot_sdk.js"],
     [sys.executable, "consumer_pika.py"],
     ["node", "consumer_amqplib.js"],
+    [sys.executable, "consumer_binary.py"],
 ]
 
 CONFIG = """\
@@ -59,6 +60,13 @@ associations = ["company"]
 kind = "queue"
 [destination.amqplib]
 kind = "queue"
+[destination.binary]
+kind = "queue"
+format = "binary"
+[destination.plain]
+kind = "queue"
+content = "event"
+format = "binary"
 """
 
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crm_relay::bus::embedded::{Embedded, EmbeddedError, EmbeddedOptions};
 use crm_relay::bus::rabbitmq::{RabbitMq, RabbitMqError, RabbitMqOptions};
 use crm_relay::bus::{
-    Bus, Consumed, MESSAGE_BYTES_MAX, Outgoing, PublishError, Queue, StoredNote, Target,
+    Bus, Consumed, MESSAGE_BYTES_MAX, Outgoing, PublishError, Queue, StoredNote, Target, Topic,
 };
 use crm_relay::event::{Millis, RoutingKey};
 use crm_relay::metrics::Metrics;
@@ -98,7 +98,7 @@ mod contract {
         let verdicts = bus.publish(vec![
             to(PARTITION, "same"),
             to(Target::Destination("nowhere".into()), "same"),
-            to(Target::Topic(Vec::new()), "same"),
+            to(Target::Topic(Topic::Enriched, Vec::new()), "same"),
             to(Target::DeadLetters("enrich.x".into()), "same"),
         ]);
         let expected = [Ok(()), Err(PublishError::Unroutable), Ok(()), Ok(())];
@@ -673,7 +673,7 @@ mod on_rabbitmq {
         let fixture = OnRabbitMq::shared();
         let bus = fixture.open().await;
         let key = |kind: &str| RoutingKey::new(&"1".into(), "contact", kind, None);
-        let topic = |kinds: [&str; 2]| Target::Topic(kinds.map(key).into());
+        let topic = |kinds: [&str; 2]| Target::Topic(Topic::Enriched, kinds.map(key).into());
         let unheard = to(topic(["created", "merged"]), "unheard");
         assert_eq!(bus.publish(vec![unheard]).await, [Ok(())]);
         let enriched = format!("{}.enriched", fixture.prefix);

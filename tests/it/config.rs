@@ -657,3 +657,120 @@ fn every_way_to_name_a_type_is_accepted_without_a_warning() {
         assert_eq!(config.check(Role::Run).unwrap(), [], "{name}");
     }
 }
+
+#[test]
+fn what_a_destination_asks_for_is_read_from_file_and_environment() {
+    let text = format!(
+        "{COMPLETE}portals = ['8241']\nchanged = ['amount']\nchange_sources = ['!IMPORT']\n\
+         where = {{ lifecyclestage = ['customer'] }}\nparts = ['record', 'owners']\nproperties = ['email']\n\
+         format = 'binary'\n[destination.plain]\nkind = 'queue'\ncontent = 'event'"
+    );
+    let variables = [
+        ("CRM_RELAY__DESTINATION__BILLING__PORTALS", "8241, 77"),
+        ("CRM_RELAY__DESTINATION__BILLING__WHERE__VIP", "true"),
+        ("CRM_RELAY__BUS__EVENTS_TOPIC", "*.contacts.#"),
+        ("CRM_RELAY__BUS__ENRICHED_TOPIC", "[]"),
+    ];
+    let config = load(&text, &variables).unwrap();
+    let billing = &config.destination["billing"];
+    assert_eq!(billing.portals.as_ref().unwrap(), &["8241", "77"]);
+    assert_eq!(billing.values["lifecyclestage"], ["customer"]);
+    assert_eq!(billing.values["vip"], ["true"]);
+    assert_eq!(billing.parts.as_ref().unwrap().len(), 2);
+    assert_eq!(config.bus.enriched_topic, Some(Vec::new()));
+    assert_eq!(config.bus.events_topic.as_ref().unwrap().len(), 1);
+    assert_eq!(config.check(Role::Run).unwrap(), []);
+}
+
+#[test]
+fn a_worker_whose_events_go_nowhere_is_warned_of() {
+    let warned = |text: &str| {
+        let warnings = load(text, &[]).unwrap().report(Role::Worker).warnings;
+        warnings.iter().any(|warning| warning.key == "destination")
+    };
+    let broker = "[bus]\nurl = 'amqp://localhost'\n";
+    assert!(!warned(broker), "crm.enriched has them");
+    assert!(warned(&format!("{broker}enriched_topic = []")));
+    assert!(!warned(&format!(
+        "{broker}enriched_topic = []\nevents_topic = ['#']"
+    )));
+    assert!(warned(""));
+}
+
+#[test]
+fn a_destination_that_asks_for_what_cannot_be_is_refused_with_its_key() {
+    for (settings, key, words) in [
+        ("portals = []", "portals", "leave it out for all"),
+        ("portals = ['main']", "portals", "the ids of portals"),
+        ("changed = []", "changed", "leave it out for all"),
+        (
+            "change_sources = ['API', '!IMPORT']",
+            "change_sources",
+            "either those that pass",
+        ),
+        (
+            "change_sources = ['!']",
+            "change_sources",
+            "either those that pass",
+        ),
+        ("where = { stage = [] }", "where", "lets nothing pass"),
+        (
+            "content = 'event'\nwhere = { stage = ['x'] }",
+            "where",
+            "without a record",
+        ),
+        (
+            "content = 'event'\nparts = ['record']",
+            "parts",
+            "without a record",
+        ),
+        (
+            "content = 'event'\nproperties = ['email']",
+            "properties",
+            "without a record",
+        ),
+        ("parts = []", "parts", "content = \"event\""),
+        ("parts = ['record', 'record']", "parts", "each part once"),
+        (
+            "parts = ['owners']\nproperties = ['email']",
+            "properties",
+            "add \"record\"",
+        ),
+        ("properties = ['*']", "properties", "leave it out for all"),
+    ] {
+        let config = load(&format!("{COMPLETE}{settings}"), &[]).unwrap();
+        let error = config.check(Role::Run).unwrap_err().to_string();
+        let key = format!("destination.billing.{key}");
+        assert!(
+            error.contains(&key) && error.contains(words),
+            "{settings}: {error}"
+        );
+    }
+    let lines =
+        format!("{COMPLETE}[destination.lines]\nkind = 'ndjson'\npath = '-'\nformat = 'binary'");
+    let error = load(&lines, &[]).unwrap().check(Role::Run).unwrap_err();
+    assert!(
+        error.to_string().contains("destination.lines.format"),
+        "{error}"
+    );
+    let text = "[bus]\nevents_topic = ['#']";
+    let problems = load(text, &[]).unwrap().report(Role::Worker).problems;
+    assert!(
+        problems
+            .iter()
+            .any(|problem| problem.key == "bus.events_topic")
+    );
+    for (settings, words) in [
+        (
+            "parts = ['stages']",
+            "`record`, `owners`, `associations`, `pipeline`",
+        ),
+        ("content = 'all'", "`enriched`, `event`"),
+        ("format = 'avro'", "`structured`, `binary`"),
+        ("portals = [8241]", "a list of texts"),
+        ("wher = {}", "where"),
+    ] {
+        let error = refusal(&format!("{COMPLETE}{settings}"), &[]);
+        assert!(error.contains(words), "{settings}: {error}");
+    }
+}

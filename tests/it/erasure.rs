@@ -112,6 +112,7 @@ async fn deliver_too_often(bus: &dyn bus::Bus, batch: &Batch) {
         id: batch.id().to_string(),
         content_type: BATCH_CONTENT_TYPE.to_owned(),
         kind: "crm.batch.v1".to_owned(),
+        headers: Vec::new(),
         body: batch.encode().into(),
     };
     let target = Target::Partition(partition);

@@ -9,6 +9,7 @@ mod budget;
 mod bus_contract;
 mod bus_verdicts;
 mod delivery;
+mod destinations;
 mod enrichment;
 mod erasure;
 mod ingress;

@@ -145,7 +145,7 @@ impl Embedded {
                     return Some(Err(PublishError::TooLarge));
                 }
                 let (queue, routing_key) = match outgoing.target {
-                    Target::Topic(_) => return Some(Ok(())),
+                    Target::Topic(..) => return Some(Ok(())),
                     Target::DeadLetters(key) | Target::KeptDeadLetters(key) => {
                         (QueueId::DEAD_LETTERS, Some(key))
                     }
@@ -381,6 +381,6 @@ fn label(target: &Target) -> &'static str {
         Target::Destination(_) => "destination",
         Target::DeadLetters(_) | Target::KeptDeadLetters(_) => "dead_letters",
         Target::Erasures => "erasures",
-        Target::Topic(_) => "topic",
+        Target::Topic(..) => "topic",
     }
 }

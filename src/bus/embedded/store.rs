@@ -374,6 +374,7 @@ fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
         id: row.get(0)?,
         content_type: row.get(1)?,
         kind: row.get(2)?,
+        headers: Vec::new(),
         body: Bytes::copy_from_slice(row.get_ref(3)?.as_blob()?),
     })
 }

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
-use crate::bus::{Consumed, Delivery, Message};
+use crate::bus::{Consumed, Delivery, Message, Topic};
 
 mod model;
 
@@ -37,6 +37,7 @@ fn outgoing(target: Target, id: &str) -> Outgoing {
         id: id.to_owned(),
         content_type: "text/plain".to_owned(),
         kind: "test".to_owned(),
+        headers: Vec::new(),
         body: Bytes::from(format!("body of {id}")),
     };
     Outgoing { target, message }
@@ -237,7 +238,7 @@ async fn each_target_has_the_verdict_its_documentation_gives() {
     let mut largest = outgoing(Target::Partition(1), "largest");
     largest.message.body = Bytes::from(vec![0; MESSAGE_BYTES_MAX]);
     let verdicts = bus.publish(vec![
-        outgoing(Target::Topic(Vec::new()), "topic"),
+        outgoing(Target::Topic(Topic::Enriched, Vec::new()), "topic"),
         outgoing(Target::Destination("crm".into()), "destination"),
         outgoing(Target::Partition(2), "no such partition"),
         large,

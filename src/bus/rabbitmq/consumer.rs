@@ -221,6 +221,7 @@ fn translate(
             id: text(properties.message_id()),
             content_type: text(properties.content_type()),
             kind: text(properties.kind()),
+            headers: Vec::new(),
             body: Bytes::from(delivery.data),
         },
     }

@@ -184,6 +184,7 @@ impl RabbitMq {
                 id: id.clone(),
                 content_type: "application/octet-stream".to_owned(),
                 kind: changelog::END_KIND.to_owned(),
+                headers: Vec::new(),
                 body: bytes::Bytes::new(),
             },
         };
@@ -310,6 +311,6 @@ fn label(target: &Target) -> &'static str {
         Target::Destination(_) => "destination",
         Target::DeadLetters(_) | Target::KeptDeadLetters(_) => "dead_letters",
         Target::Erasures => "erasures",
-        Target::Topic(_) => "topic",
+        Target::Topic(..) => "topic",
     }
 }

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::session::Session;
 use super::topology::Topology;
-use crate::bus::{MESSAGE_BYTES_MAX, Outgoing, PublishError, Queue, Target};
+use crate::bus::{MESSAGE_BYTES_MAX, Outgoing, PublishError, Queue, Target, Topic};
 use crate::event::Millis;
 
 /// The most unconfirmed messages on one channel. More buys latency, not throughput.
@@ -262,8 +262,8 @@ fn prepare(
     if message.body.len() > MESSAGE_BYTES_MAX {
         return Err(PublishError::TooLarge);
     }
-    let mut headers = None;
-    let mandatory = !matches!(target, Target::Topic(_));
+    let mut headers = text_headers(message.headers);
+    let mandatory = !matches!(target, Target::Topic(..));
     let (exchange, routing_key) = match target {
         Target::Partition(n) => (topology.intake(), n.to_string()),
         Target::Backlog(n) => (String::new(), topology.queue(&Queue::Backlog(n))),
@@ -272,11 +272,15 @@ fn prepare(
         Target::DeadLetters(key) => (topology.dead(), key),
         Target::KeptDeadLetters(key) => (topology.dead_kept(), key),
         Target::Erasures => (String::new(), topology.queue(&Queue::Erasures)),
-        Target::Topic(keys) => {
+        Target::Topic(topic, keys) => {
             let mut keys = keys.iter().map(|key| key.as_str().to_owned());
             let first = keys.next().unwrap_or_default();
-            headers = carbon_copies(keys);
-            (topology.enriched(), first)
+            copy_to(keys, &mut headers);
+            let exchange = match topic {
+                Topic::Enriched => topology.enriched(),
+                Topic::Events => topology.events(),
+            };
+            (exchange, first)
         }
     };
     short(&routing_key)?;
@@ -287,7 +291,7 @@ fn prepare(
         .with_message_id(short(&message.id)?)
         .with_content_type(short(&message.content_type)?)
         .with_type(short(&message.kind)?);
-    if let Some(headers) = headers {
+    if !headers.inner().is_empty() {
         properties = properties.with_headers(headers);
     }
     Ok(Prepared {
@@ -303,14 +307,20 @@ fn prepare(
     })
 }
 
+fn text_headers(texts: Vec<(&'static str, String)>) -> FieldTable {
+    let mut headers = FieldTable::default();
+    for (name, text) in texts {
+        headers.insert(name.into(), AMQPValue::LongString(text.into()));
+    }
+    headers
+}
+
 /// RabbitMQ's `CC` header: further routing keys, visible to consumers.
-fn carbon_copies(keys: impl Iterator<Item = String>) -> Option<FieldTable> {
+fn copy_to(keys: impl Iterator<Item = String>, headers: &mut FieldTable) {
     let keys: Vec<AMQPValue> = keys.map(|key| AMQPValue::LongString(key.into())).collect();
-    (!keys.is_empty()).then(|| {
-        let mut headers = FieldTable::default();
+    if !keys.is_empty() {
         headers.insert("CC".into(), AMQPValue::FieldArray(keys.into()));
-        headers
-    })
+    }
 }
 
 /// AMQP's `timestamp` counts seconds.

@@ -72,6 +72,11 @@ impl Topology {
         format!("{}.enriched", self.prefix)
     }
 
+    /// `crm.events`: plain events, for queues that others bind.
+    pub(super) fn events(&self) -> String {
+        format!("{}.events", self.prefix)
+    }
+
     /// `crm.workers`: that a worker is there. Each has a queue of its own while it is connected.
     pub(super) fn workers(&self) -> String {
         format!("{}.workers", self.prefix)
@@ -111,7 +116,9 @@ impl Topology {
         self.check_partitions(connection).await?;
         let channel = within(DECLARE_TIMEOUT, connection.create_channel()).await?;
         self.declare_dead_letters(&channel).await?;
-        declare_exchange(&channel, &self.enriched(), ExchangeKind::Topic).await?;
+        for topic in [self.enriched(), self.events()] {
+            declare_exchange(&channel, &topic, ExchangeKind::Topic).await?;
+        }
         self.declare_partitions(&channel).await?;
         for destination in &self.destinations {
             self.declare_destination(&channel, destination).await?;

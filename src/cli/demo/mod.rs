@@ -196,10 +196,8 @@ fn configure(simulator: &Simulator, folder: &Path) -> Config {
     config.destination = one(
         "terminal",
         DestinationConfig {
-            kind: DestinationKind::Ndjson,
-            patterns: vec!["#".parse().expect("# is a pattern")],
             path: Some(destination_path(folder)),
-            max_length_bytes: None,
+            ..DestinationConfig::new(DestinationKind::Ndjson)
         },
     );
     config.log.filter = "warn".to_owned();

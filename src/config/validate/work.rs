@@ -304,7 +304,8 @@ fn destinations_match_something(config: &Config, _: Role) -> Vec<Problem> {
     })
 }
 
-fn each_destination(
+/// What `fault` finds wrong with each destination: the key within its table, and what to do.
+pub(super) fn each_destination(
     config: &Config,
     fault: impl Fn(&DestinationConfig) -> Option<(&'static str, &'static str)>,
 ) -> Vec<Problem> {
@@ -351,8 +352,15 @@ fn plain(path: &Path) -> PathBuf {
 }
 
 fn a_worker_has_destinations(config: &Config, role: Role) -> Vec<Problem> {
+    let bus = &config.bus;
+    let enriched = bus
+        .enriched_topic
+        .as_ref()
+        .is_none_or(|all| !all.is_empty());
+    let plain = bus.events_topic.as_ref().is_some_and(|all| !all.is_empty());
+    let has_topics = bus.url.is_some() && (enriched || plain);
     problem_if(
-        role.works() && config.destination.is_empty() && config.bus.url.is_none(),
+        role.works() && config.destination.is_empty() && !has_topics,
         "destination",
         "there is none, so events go nowhere; write a table [destination.NAME]",
     )

@@ -23,8 +23,9 @@ pub const CALLS_IN_FLIGHT_MAX: usize = 32;
 const LIVE_CALLS_RESERVED: usize = 8;
 
 impl Portal {
-    /// Sends every call that may be sent now.
+    /// Sends every plain event and every call that may be sent now.
     pub(in crate::enrich) fn dispatch(&mut self, ctx: &mut Context<'_>) {
+        self.dispatch_plain(ctx);
         self.requeue_due_rereads(ctx.now);
         while self.in_flight < CALLS_IN_FLIGHT_MAX && self.health.allows(self.in_flight, ctx.now) {
             let Some(request) = self.next_request(ctx) else {
@@ -251,7 +252,7 @@ impl Portal {
         let schema = self.shared.schemas.of(of);
         let external_id = ctx.plans.external_id(&self.id, of, schema);
         let wanted = changed.iter().map(String::as_str).chain(external_id);
-        let properties = plan.property_names(of, definitions, wanted);
+        let properties = ctx.plans.property_names(of, schema, definitions, wanted);
         let with_history = properties
             .iter()
             .filter(|name| plan.previous_values && changed.contains(*name))
@@ -301,6 +302,9 @@ impl Portal {
         else {
             return;
         };
+        if !job.parts.associations {
+            return;
+        }
         let job_id = job.id;
         let priority = Priority::of_all(job.events.iter());
         if let Some(reading) = job.reading() {

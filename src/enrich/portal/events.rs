@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::demand::Parts;
 use crate::enrich::job::{Job, Key, Lane, Reading, Work, needs_read};
 use crate::enrich::priority::Priority;
 use crate::enrich::protocol::Ending;
@@ -14,7 +15,7 @@ use crate::event::{
 use super::{Context, Portal};
 
 impl Portal {
-    /// Takes an event in. Returns how many jobs it is part of: that many times it must end.
+    /// Takes an event in. Returns how many parts it has, jobs and plain events: that many times it must end.
     pub(in crate::enrich) fn arrive(&mut self, event: Event, ctx: &mut Context<'_>) -> usize {
         if !self.has_work() {
             self.progressed_at = ctx.now;
@@ -23,6 +24,30 @@ impl Portal {
         let key = (subject.object_type_id, subject.object_id);
         let key = ctx.memory.survivor(&self.id, key);
         self.shared.schemas.note(&key.0, ctx.now);
+        let wanted = ctx.plans.wants(&event);
+        let plain = usize::from(wanted.plain && self.send_plain(&event, ctx));
+        if wanted.parts.is_some() {
+            return plain + self.enrich(key, event, ctx);
+        }
+        if event.is_privacy_deletion() {
+            self.search(&key, event, ctx);
+            return plain + 1;
+        }
+        self.heed(&key, &event, ctx);
+        if plain == 0 {
+            let ending = match wanted.plain {
+                true if ctx.memory.has_seen_plain(&event.id) => Ending::Delivered,
+                true => Ending::Purged,
+                false => Ending::Unwanted,
+            };
+            ctx.effects.end(&event.id, ending);
+            return 1;
+        }
+        plain
+    }
+
+    /// Takes up an event that somebody wants enriched. Returns how many jobs it is part of.
+    fn enrich(&mut self, key: Key, event: Event, ctx: &mut Context<'_>) -> usize {
         if let EventBody::Conversation(ConversationEvent { change, .. }) = &event.body {
             match change {
                 ConversationChange::PrivacyDeleted => return self.erase(key, event, ctx),
@@ -59,6 +84,21 @@ impl Portal {
             self.append(key, event, work, ctx);
         }
         1
+    }
+
+    /// What an event means for others, though nobody wants it enriched: where ids lead to.
+    fn heed(&mut self, key: &Key, event: &Event, ctx: &mut Context<'_>) {
+        if let EventBody::Object(ObjectEvent {
+            change: ObjectChange::Merged {
+                merged_object_ids, ..
+            },
+            ..
+        }) = &event.body
+        {
+            for id in merged_object_ids {
+                self.redirect(&(key.0.clone(), id.clone()), key, ctx);
+            }
+        }
     }
 
     /// A property we have no definition of: read the definitions again before the record. Of a sensitive one there is
@@ -103,7 +143,7 @@ impl Portal {
         match lane.waiting.back_mut() {
             Some(last) if last.may_join_tombstone(event.occurred_at) => {
                 last.work = tombstone;
-                last.events.push(event);
+                last.take(event, ctx.plans);
                 self.wake_lane(&key, ctx);
             }
             _ => self.append(key, event, tombstone, ctx),
@@ -114,8 +154,7 @@ impl Portal {
     /// A privacy deletion cancels all work for the record and for what was merged into it, and keeps late events from
     /// bringing it back. Then the dead letters are searched: what is under way may still become one.
     pub(super) fn erase(&mut self, key: Key, event: Event, ctx: &mut Context<'_>) -> usize {
-        let erasure = self.forget(&key, ctx);
-        self.append(key.clone(), event.clone(), Work::Search(erasure), ctx);
+        self.search(&key, event.clone(), ctx);
         let tombstone = Work::Tombstone(Tombstone {
             reason: TombstoneReason::PrivacyDeleted,
             merged_into: None,
@@ -124,10 +163,17 @@ impl Portal {
         2
     }
 
+    /// Forgets an erased record, and has the dead letters searched for it.
+    fn search(&mut self, key: &Key, event: Event, ctx: &mut Context<'_>) {
+        let erasure = self.forget(key, ctx);
+        self.append(key.clone(), event, Work::Search(erasure), ctx);
+    }
+
     /// Cancels the work for a record and for what leads to it, and remembers that they are erased.
     fn forget(&mut self, key: &Key, ctx: &mut Context<'_>) -> Erasure {
         let merged = ctx.memory.erase(&self.id, key, ctx.now);
         self.cancel(key, |_| true, ctx);
+        self.cancel_plain(key, ctx);
         if !merged.is_empty() {
             let leads_here = |(object_type_id, object_id): &Key| {
                 merged.contains(&RecordDigest::of(&self.id, object_type_id, object_id))
@@ -246,13 +292,18 @@ impl Portal {
         let lane = self.lanes.entry(key.clone()).or_default();
         match lane.waiting.back_mut() {
             Some(last) if matches!(work, Work::Read(_)) && last.takes_another() => {
-                last.events.push(event);
+                last.take(event, ctx.plans);
             }
-            _ => lane.waiting.push_back(Job {
-                id: ctx.effects.next_job(),
-                events: vec![event],
-                work,
-            }),
+            _ => {
+                let mut job = Job {
+                    id: ctx.effects.next_job(),
+                    events: Vec::new(),
+                    parts: Parts::NONE,
+                    work,
+                };
+                job.take(event, ctx.plans);
+                lane.waiting.push_back(job);
+            }
         }
         self.wake_lane(&key, ctx);
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::demand::Parts;
 use crate::enrich::assemble::{self, OwnerIds};
 use crate::enrich::cache::{Cached, DEFINITIONS_TTL, OWNERS_TTL, OwnerLookup, is_type_of};
 use crate::enrich::job::{Job, JobId, Key, PagesState, Reading, RecordOutcome, Work};
@@ -37,15 +38,17 @@ impl Portal {
 
     /// Sends the message of a job that has all it needs.
     pub(super) fn advance(&mut self, key: &Key, ctx: &mut Context<'_>) {
-        let Some(Work::Read(reading)) = self
-            .lanes
-            .get(key)
-            .and_then(|lane| lane.active.as_ref())
-            .map(|job| &job.work)
+        let active = self.lanes.get(key).and_then(|lane| lane.active.as_ref());
+        let Some(Job {
+            work: Work::Read(reading),
+            parts,
+            ..
+        }) = active
         else {
             self.release_held(key, ctx);
             return;
         };
+        let parts = *parts;
         let is_reading = |state: PagesState| state == PagesState::Reading;
         match &reading.record {
             None => return,
@@ -58,8 +61,8 @@ impl Portal {
                     return;
                 }
                 let record = record.clone();
-                let lacks = self.lacks_shared(key, &record, ctx.now);
-                if self.lacks_attachments(key, &record, ctx) || lacks {
+                let lacks = self.lacks_shared(key, &record, parts, ctx.now);
+                if (parts.attachments && self.lacks_attachments(key, &record, ctx)) || lacks {
                     self.assembling.insert(key.clone());
                     return;
                 }
@@ -81,17 +84,23 @@ impl Portal {
             key,
             job.newest(),
             std::mem::take(&mut job.events),
-            reading,
+            (reading, job.parts),
             ctx,
         );
         self.publish(key, job.id, message, ctx);
     }
 
-    /// Asks for what the record shares with others and is not known yet. `false` when all is known.
-    pub(super) fn lacks_shared(&mut self, key: &Key, record: &RecordRead, now: Millis) -> bool {
+    /// Asks for what the record shares with others, is wanted and is not known yet. `false` when all is known.
+    pub(super) fn lacks_shared(
+        &mut self,
+        key: &Key,
+        record: &RecordRead,
+        parts: Parts,
+        now: Millis,
+    ) -> bool {
         let mut lacks = false;
         lacks |= self.lacks_labels(key, now);
-        if assemble::stands_in_pipeline(record, &key.0) {
+        if parts.pipeline && assemble::stands_in_pipeline(record, &key.0) {
             let cached = self.shared.pipelines.entry(key.0.clone()).or_default();
             if let Some(Ok(pipelines)) = cached.get()
                 && !assemble::knows_stage(record, &key.0, pipelines)
@@ -110,7 +119,7 @@ impl Portal {
             lacks |= !self.shared.pipelines[&key.0].is_usable(DEFINITIONS_TTL, now);
         }
         let owner_ids = assemble::owner_ids(record, &key.0, &self.shared);
-        if !owner_ids.is_empty() {
+        if parts.owners && !owner_ids.is_empty() {
             let first_page = Request::OwnerPage {
                 archived: false,
                 after: None,
@@ -189,10 +198,12 @@ impl Portal {
         key: &Key,
         newest: Millis,
         events: Vec<Event>,
-        mut reading: Reading,
+        (mut reading, parts): (Reading, Parts),
         ctx: &mut Context<'_>,
     ) -> EnrichedEvent {
-        self.attach(key, &mut reading, ctx.plans);
+        if parts.attachments {
+            self.attach(key, &mut reading, ctx.plans);
+        }
         let updated_at = match &reading.record {
             Some(RecordOutcome::Found(record)) => record.updated_at,
             _ => None,
@@ -204,7 +215,9 @@ impl Portal {
             .memory
             .next_version(of, state, read, updated_at, ctx.now);
         let shared = &self.shared;
-        assemble::read(&self.id, key, version, events, reading, shared, ctx.plans)
+        assemble::read(
+            &self.id, key, version, events, reading, parts, shared, ctx.plans,
+        )
     }
 
     /// Sends a job that needs no read. A deletion that is older than what was sent is no news: the record
@@ -273,15 +286,18 @@ impl Portal {
         self.lanes.entry(key.clone()).or_default().active = Some(Job {
             id: job,
             events: Vec::new(),
+            parts: Parts::NONE,
             work: Work::Publishing(ids),
         });
     }
 
-    /// The message of a record's lane is confirmed: its events end, and the next job begins.
+    /// The message of a record's lane is confirmed: its events end, those in nobody's copy as unwanted, and the next job
+    /// begins.
     pub(in crate::enrich) fn published(
         &mut self,
         key: &Key,
         ending: Ending,
+        unlisted: &[EventId],
         ctx: &mut Context<'_>,
     ) {
         self.progressed_at = ctx.now;
@@ -293,15 +309,19 @@ impl Portal {
             ..
         }) = &lane.active
         {
-            ids.iter().for_each(|id| ctx.effects.end(id, ending));
+            for id in ids {
+                let is_listed = !unlisted.contains(id);
+                let ending = if is_listed { ending } else { Ending::Unwanted };
+                ctx.effects.end(id, ending);
+            }
             lane.active = None;
             ctx.memory.confirmed(&self.id, key);
         }
         self.wake_lane(key, ctx);
     }
 
-    /// Drops all work that has not reached the publisher: its events come again. Returns the ids of the
-    /// events whose messages are on their way.
+    /// Drops all reads and messages that have not reached the publisher: their events come again. Returns the ids of
+    /// the events whose messages are on their way, and of the plain events that have not ended.
     pub(in crate::enrich) fn lost(&mut self) -> Vec<EventId> {
         self.to_read.clear();
         self.to_associate.clear();
@@ -310,7 +330,7 @@ impl Portal {
         self.rereads.clear();
         self.assembling.clear();
         self.ready.retain(Request::is_shared);
-        let mut on_their_way = Vec::new();
+        let mut on_their_way: Vec<EventId> = self.plain.ids().cloned().collect();
         self.lanes.retain(|_, lane| {
             lane.waiting.clear();
             lane.queued = None;

@@ -99,7 +99,7 @@ fn seconds(seconds: u64) -> Duration {
 
 fn keys(message: &EnrichedEvent) -> Vec<String> {
     let keys = message.routing_keys();
-    keys.iter().map(ToString::to_string).collect()
+    keys.iter().flatten().map(ToString::to_string).collect()
 }
 
 #[test]

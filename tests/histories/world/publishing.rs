@@ -21,6 +21,7 @@ impl World {
                 Publishing::Message(message) => self.checks.landed(message, &self.hubspot)?,
                 Publishing::Letter(letter) => self.bus.letters.push((**letter).clone()),
                 Publishing::Search(erasure) => self.bus.search(erasure),
+                Publishing::Plain(_) => {}
             }
         }
         let unheard = self.dice.chance(self.weather.lost_confirm);

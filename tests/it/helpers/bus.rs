@@ -18,6 +18,7 @@ pub fn message(id: &str) -> Message {
         id: id.to_owned(),
         content_type: "application/json".to_owned(),
         kind: "test".to_owned(),
+        headers: Vec::new(),
         body: id.to_owned().into(),
     }
 }

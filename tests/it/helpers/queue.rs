@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crm_relay::event::EnrichedEvent;
 use futures_util::StreamExt as _;
+use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
@@ -22,6 +23,15 @@ pub async fn drain(url: &str, queue: &str) -> Vec<EnrichedEvent> {
 
 /// The bodies of everything the queue holds now, acknowledged.
 pub async fn drain_bodies(url: &str, queue: &str) -> Vec<Vec<u8>> {
+    let deliveries = drain_deliveries(url, queue).await;
+    deliveries
+        .into_iter()
+        .map(|delivery| delivery.data)
+        .collect()
+}
+
+/// Everything the queue holds now with its AMQP properties, acknowledged.
+pub async fn drain_deliveries(url: &str, queue: &str) -> Vec<Delivery> {
     let connection = Connection::connect(url, ConnectionProperties::default())
         .await
         .unwrap();
@@ -39,13 +49,13 @@ pub async fn drain_bodies(url: &str, queue: &str) -> Vec<Vec<u8>> {
         )
         .await
         .unwrap();
-    let mut bodies = Vec::new();
+    let mut deliveries = Vec::new();
     while let Ok(Some(delivery)) = tokio::time::timeout(QUIET, consumer.next()).await {
         let delivery = delivery.unwrap();
         delivery.ack(BasicAckOptions::default()).await.unwrap();
-        bodies.push(delivery.data);
+        deliveries.push(delivery);
     }
     channel.close(200, "done".into()).await.unwrap();
     connection.close(200, "done".into()).await.unwrap();
-    bodies
+    deliveries
 }

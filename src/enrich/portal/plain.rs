@@ -1,0 +1,111 @@
+//! Plain events go out as they came: in order, and without waiting for HubSpot.
+//!
+//! An event that is wanted both plain and enriched ends when both are done. Its plain half goes first, and is remembered by
+//! itself: the delivery that brought it may be set aside, and come again for the other half.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::enrich::job::Key;
+use crate::enrich::protocol::Ending;
+use crate::event::{Event, EventId};
+
+use super::{Context, Portal};
+
+/// The most plain events of a portal on their way at once. The next ones wait for all of them, since one that has to be
+/// sent again would otherwise come after many that are younger.
+const UNDER_WAY_MAX: usize = 100;
+
+/// The plain events of one portal that have not ended.
+#[derive(Debug, Default)]
+pub(super) struct PlainEvents {
+    waiting: VecDeque<Event>,
+    under_way: BTreeSet<EventId>,
+    /// Both.
+    known: BTreeSet<EventId>,
+}
+
+impl PlainEvents {
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Their ids.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &EventId> {
+        self.known.iter()
+    }
+}
+
+impl Portal {
+    /// Sends an event as it is, if that was not done before. Whether it is still to end.
+    pub(in crate::enrich) fn send_plain(&mut self, event: &Event, ctx: &mut Context<'_>) -> bool {
+        if self.plain.known.contains(&event.id) {
+            return true;
+        }
+        let key = ctx.memory.survivor(&self.id, key_of(event));
+        let is_erasure = event.is_privacy_deletion();
+        if ctx.memory.has_seen_plain(&event.id)
+            || (ctx.memory.is_erased(&self.id, &key) && !is_erasure)
+        {
+            return false;
+        }
+        self.plain.known.insert(event.id.clone());
+        self.plain.waiting.push_back(event.clone());
+        true
+    }
+
+    /// Publishes what waits, when nothing is on its way.
+    pub(super) fn dispatch_plain(&mut self, ctx: &mut Context<'_>) {
+        if !self.plain.under_way.is_empty() {
+            return;
+        }
+        let count = self.plain.waiting.len().min(UNDER_WAY_MAX);
+        for event in self.plain.waiting.drain(..count) {
+            self.plain.under_way.insert(event.id.clone());
+            ctx.effects.publish_plain(&self.id, event);
+        }
+    }
+
+    /// A plain event is confirmed, or a dead letter.
+    pub(in crate::enrich) fn plain_published(
+        &mut self,
+        id: &EventId,
+        ending: Ending,
+        ctx: &mut Context<'_>,
+    ) {
+        self.progressed_at = ctx.now;
+        self.plain.under_way.remove(id);
+        self.plain.known.remove(id);
+        ctx.effects.end_plain(id, ending);
+    }
+
+    /// Drops those of the plain events that have not reached the publisher that `keep` does not know.
+    pub(in crate::enrich) fn keep_waiting(&mut self, keep: impl Fn(&Event) -> bool) {
+        let PlainEvents { waiting, known, .. } = &mut self.plain;
+        waiting.retain(|event| {
+            let keeps = keep(event);
+            if !keeps {
+                known.remove(&event.id);
+            }
+            keeps
+        });
+    }
+
+    /// What waits of an erased record does not go out any more.
+    pub(super) fn cancel_plain(&mut self, key: &Key, ctx: &mut Context<'_>) {
+        for event in std::mem::take(&mut self.plain.waiting) {
+            let is_erasure = event.is_privacy_deletion();
+            if !is_erasure && ctx.memory.survivor(&self.id, key_of(&event)) == *key {
+                self.plain.known.remove(&event.id);
+                ctx.effects.end_plain(&event.id, Ending::Purged);
+            } else {
+                self.plain.waiting.push_back(event);
+            }
+        }
+    }
+}
+
+fn key_of(event: &Event) -> Key {
+    let subject = event.subject();
+    (subject.object_type_id, subject.object_id)
+}

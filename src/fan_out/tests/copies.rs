@@ -1,0 +1,208 @@
+//! What each destination gets of an event: the events it asked for, its view of the record, its format.
+
+use super::*;
+use crate::config::{DestinationContent, DestinationFormat, DestinationPart};
+use crate::event::{PlainEvent, PropertyValue, Record};
+
+fn with_record(events: Vec<Event>) -> EnrichedEvent {
+    let text = |text: &str| PropertyValue::Text(text.to_owned());
+    let record = Record {
+        properties: BTreeMap::from([
+            ("email".to_owned(), text("a@b.c")),
+            ("stage".to_owned(), text("lead")),
+        ]),
+        raw: None,
+        labels: BTreeMap::new(),
+        references: BTreeMap::new(),
+        calculated: Vec::new(),
+        read_only: Vec::new(),
+        sensitive: Vec::new(),
+        created_at: None,
+        updated_at: None,
+        archived: false,
+    };
+    let data = EnrichedData {
+        record: Some(record),
+        ..enriched(events).data
+    };
+    EnrichedEvent::new(data)
+}
+
+fn renamed(property: &str, event: Event) -> Event {
+    let EventBody::Object(mut object) = event.body else {
+        unreachable!("a change of a contact")
+    };
+    if let ObjectChange::PropertyChanged { property_name, .. } = &mut object.change {
+        property.clone_into(property_name);
+    }
+    Event {
+        body: EventBody::Object(object),
+        ..event
+    }
+}
+
+#[tokio::test]
+async fn destinations_that_get_the_same_share_one_encoding() {
+    let bus = ScriptedBus::failing(&[]);
+    let lean = DestinationConfig {
+        parts: Some(vec![DestinationPart::Record]),
+        ..queue("#")
+    };
+    let binary = DestinationConfig {
+        format: DestinationFormat::Binary,
+        ..queue("#")
+    };
+    let all = [
+        ("a", queue("#")),
+        ("b", queue("*.contact.#")),
+        ("lean", lean.clone()),
+        ("lean_too", lean),
+        ("binary", binary),
+    ];
+    let fan_out = fan_out(&bus, &all);
+    let event = with_record(vec![change("1", "x")]);
+    let results = fan_out.deliver_enriched(vec![event]).await;
+    assert_eq!(results, [delivered(5, 0)]);
+    let body = |target: &str| bus.confirmed(target)[0].body.as_ptr();
+    assert_eq!(body("a"), body("b"));
+    assert_eq!(body("a"), body("topic"));
+    assert_eq!(body("lean"), body("lean_too"));
+    assert_ne!(body("a"), body("lean"));
+    assert_ne!(body("a"), body("binary"));
+}
+
+#[tokio::test]
+async fn events_that_are_in_nobodys_copy_are_named() {
+    let bus = ScriptedBus::failing(&[]);
+    let customers = DestinationConfig {
+        values: BTreeMap::from([("stage".to_owned(), vec!["customer".to_owned()])]),
+        ..queue("#")
+    };
+    let phones = DestinationConfig {
+        changed: Some(vec!["phone".to_owned()]),
+        ..queue("#")
+    };
+    let fan_out = fan_out(&bus, &[("customers", customers), ("phones", phones)]);
+    let (mail, phone) = (change("1", "x"), renamed("phone", change("2", "x")));
+    let results = fan_out
+        .deliver_enriched(vec![
+            with_record(vec![mail.clone(), phone.clone()]),
+            with_record(vec![change("3", "x")]),
+        ])
+        .await;
+    let some = FanOutOutcome::Delivered {
+        copies: 1,
+        dead: 0,
+        unlisted: vec![mail.id],
+    };
+    assert_eq!(results, [Ok(some), Ok(FanOutOutcome::Unwanted)]);
+    let copy: EnrichedEvent = serde_json::from_slice(&bus.confirmed("phones")[0].body).unwrap();
+    assert_eq!(copy.data.events, [phone]);
+    assert!(bus.confirmed("customers").is_empty());
+}
+
+#[tokio::test]
+async fn in_binary_mode_the_attributes_are_headers_and_the_body_is_the_data() {
+    let bus = ScriptedBus::failing(&[]);
+    let binary = DestinationConfig {
+        format: DestinationFormat::Binary,
+        ..queue("#")
+    };
+    let fan_out = fan_out(&bus, &[("binary", binary)]);
+    let event = with_record(vec![change("1", "x")]);
+    fan_out.deliver_enriched(vec![event.clone()]).await;
+    let message = &bus.confirmed("binary")[0];
+    assert_eq!(message.content_type, "application/json");
+    assert_eq!(message.body, serde_json::to_vec(&event.data).unwrap());
+    let headers: HashMap<_, _> = message.headers.iter().cloned().collect();
+    let mut whole = serde_json::to_value(&event).unwrap();
+    let attributes = whole.as_object_mut().unwrap();
+    attributes.remove("data");
+    attributes.remove("datacontenttype");
+    assert_eq!(headers.len(), attributes.len());
+    for (name, value) in attributes {
+        let header = &headers[format!("ce-{name}").as_str()];
+        assert_eq!(header, value.as_str().unwrap(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_plain_event_goes_to_those_who_want_it_plain_and_an_enriched_one_does_not() {
+    let bus = ScriptedBus::failing(&[("full", &[PublishError::Rejected])]);
+    let plain = |pattern| DestinationConfig {
+        content: DestinationContent::Event,
+        ..queue(pattern)
+    };
+    let all = [
+        ("enriched", queue("#")),
+        ("plain", plain("#")),
+        ("full", plain("#")),
+        ("deals", plain("*.deal.#")),
+    ];
+    let topics = BusConfig {
+        events_topic: Some(vec!["#".parse().unwrap()]),
+        ..BusConfig::default()
+    };
+    let fan_out = fan_out_with(topics, &bus, &all);
+    let event = change("1", "x");
+    let both = vec![
+        Outbound::Plain(Box::new(event.clone())),
+        Outbound::Enriched(Box::new(enriched(vec![event.clone()]))),
+    ];
+    assert_eq!(
+        fan_out.deliver(both).await,
+        [delivered(1, 1), delivered(1, 0)]
+    );
+    for (target, copies) in [
+        ("enriched", 1),
+        ("plain", 1),
+        ("full", 0),
+        ("deals", 0),
+        ("topic", 1),
+        ("events", 1),
+    ] {
+        assert_eq!(bus.confirmed(target).len(), copies, "{target}");
+    }
+    let message = &bus.confirmed("plain")[0];
+    assert_eq!(message.id, event.id.to_string());
+    assert_eq!(message.kind, "crm.contact.property_changed.v1");
+    let read: PlainEvent = serde_json::from_slice(&message.body).unwrap();
+    assert_eq!((&read.data, read.subject.as_str()), (&event, "contact/512"));
+    let letter = &bus.letters()[0];
+    assert_eq!(letter.destination.as_deref(), Some("full"));
+    assert_eq!(
+        (&letter.events, &letter.enriched_event),
+        (&vec![event], &None)
+    );
+}
+
+#[tokio::test]
+async fn a_dead_letter_holds_the_copy_as_its_destination_would_have_got_it() {
+    let bus = ScriptedBus::failing(&[("lean", &[PublishError::Rejected])]);
+    let lean = DestinationConfig {
+        properties: Some(vec!["stage".to_owned()]),
+        ..queue("#")
+    };
+    let fan_out = fan_out(&bus, &[("lean", lean)]);
+    fan_out
+        .deliver_enriched(vec![with_record(vec![change("1", "x")])])
+        .await;
+    let letter = &bus.letters()[0];
+    let copy = letter.enriched_event.as_ref().unwrap();
+    let record = copy.data.record.as_ref().unwrap();
+    assert_eq!(record.properties.keys().collect::<Vec<_>>(), ["stage"]);
+}
+
+#[tokio::test]
+async fn nothing_goes_to_a_topic_exchange_that_is_switched_off() {
+    let bus = ScriptedBus::failing(&[]);
+    let topics = BusConfig {
+        enriched_topic: Some(Vec::new()),
+        ..BusConfig::default()
+    };
+    let fan_out = fan_out_with(topics, &bus, &[("a", queue("#"))]);
+    fan_out
+        .deliver_enriched(vec![enriched(vec![change("1", "x")])])
+        .await;
+    assert!(bus.confirmed("topic").is_empty());
+}
