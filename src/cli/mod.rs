@@ -14,6 +14,7 @@ use crate::relay::RelayError;
 mod config_command;
 mod demo;
 mod run;
+mod schema;
 mod simulate;
 
 const RUNTIME_FAILURE: u8 = 1;
@@ -41,6 +42,8 @@ enum Command {
     Simulate(Box<simulate::SimulateArgs>),
     /// Prints the effective configuration as TOML, without secrets, and checks it.
     Config(config_command::ConfigCommand),
+    /// Prints or writes the contract with consumers: JSON Schemas of the messages, and AsyncAPI.
+    Schema(schema::SchemaArgs),
 }
 
 /// Where the configuration is.
@@ -71,6 +74,7 @@ impl Cli {
             Command::Demo(args) => args.execute().await,
             Command::Simulate(args) => simulate::run(*args).await,
             Command::Config(command) => command.execute(),
+            Command::Schema(args) => args.execute(),
         }
     }
 }

@@ -3,14 +3,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The id of an object type: `0-1` for contacts, `2-1234567` for a custom object.
 ///
 /// A type that HubSpot named in a way we do not know keeps that name as its id: HubSpot's API takes
 /// names and ids interchangeably, and so do we.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline)]
 pub struct ObjectTypeId(Arc<str>);
 
 impl ObjectTypeId {
