@@ -7,6 +7,7 @@ use crate::event::{DeadLetter, EnrichedEvent, Event};
 
 mod asyncapi;
 mod schema;
+mod variants;
 
 /// One file of the contract.
 #[derive(Clone, Copy, Debug)]

@@ -8,32 +8,20 @@ use schemars::transform::{RecursiveTransform, Transform as _};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
 
-/// The schema of `T`, titled `title`.
+use super::variants;
+
+/// The schema of `T`, which holds events, titled `title`.
 pub(super) fn of<T: JsonSchema>(title: &str) -> Value {
     let generator = SchemaSettings::draft07().for_serialize().into_generator();
     let mut schema = generator.into_root_schema_for::<T>();
     schema.insert("title".to_owned(), title.into());
-    name_unknown_event(&mut schema);
     RecursiveTransform(absent_is_not_null).transform(&mut schema);
+    RecursiveTransform(open).transform(&mut schema);
     RecursiveTransform(words_as_enum).transform(&mut schema);
     RecursiveTransform(without_rust).transform(&mut schema);
-    schema.into()
-}
-
-/// Serde's name of this type is its tag, which is no name for a type.
-fn name_unknown_event(schema: &mut Schema) {
-    let text = schema.as_value().to_string();
-    let text = text.replace(
-        "\"#/definitions/unknown\"",
-        "\"#/definitions/UnknownEvent\"",
-    );
-    let mut renamed: Value = serde_json::from_str(&text).expect("a schema is JSON");
-    if let Some(definitions) = renamed["definitions"].as_object_mut()
-        && let Some(unknown) = definitions.remove("unknown")
-    {
-        definitions.insert("UnknownEvent".to_owned(), unknown);
-    }
-    *schema = Schema::try_from(renamed).expect("it was a schema before");
+    let mut schema = schema.into();
+    variants::name(&mut schema);
+    schema
 }
 
 /// What is left out when there is none of it has no `null` among its types.
@@ -95,6 +83,13 @@ fn words_as_enum(schema: &mut Schema) {
     schema.insert("type".to_owned(), "string".into());
     schema.insert("enum".to_owned(), words);
     schema.insert("description".to_owned(), description.into());
+}
+
+/// Even where serde would refuse a field that it does not know, a consumer should not.
+fn open(schema: &mut Schema) {
+    if schema.get("additionalProperties") == Some(&Value::Bool(false)) {
+        schema.remove("additionalProperties");
+    }
 }
 
 /// No links of rustdoc's, no line breaks within a paragraph, no names of Rust's number types.

@@ -4,6 +4,7 @@ mod helpers;
 
 mod cli;
 mod config;
+mod contract;
 
 mod bus_contract;
 mod bus_verdicts;
