@@ -1,5 +1,7 @@
-//! What consumers may hold us to, in forms that their tools read: a JSON Schema for each message, and an AsyncAPI
-//! document for where the messages are. Both are made from the types that are sent and checked in under `schemas/`.
+//! What consumers may hold us to, in forms that their tools read.
+//!
+//! A JSON Schema for each message, and an AsyncAPI document for where the messages are. Both are made from the types
+//! that are sent, and checked in under `schemas/`.
 
 use serde_json::Value;
 
