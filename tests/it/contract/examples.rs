@@ -5,7 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crm_relay::event::{EnrichedEvent, IdentityHasher, Millis, STANDARD_OBJECT_TYPES, Version};
+use crm_relay::event::{
+    DeadLetter, EnrichedEvent, IdentityHasher, Millis, PropertyValue, STANDARD_OBJECT_TYPES,
+    Version,
+};
 use crm_relay::simulator::{Control, PortalOptions, Simulator, SimulatorOptions};
 use serde_json::{Value, json};
 
@@ -23,6 +26,8 @@ const OCCURRED_AT: &str = "2026-11-23T10:00:00.123Z";
 const RECEIVED_AT: &str = "2026-11-23T10:00:00.310Z";
 const FETCHED_AT: &str = "2026-11-23T10:00:00.456Z";
 const SEEDED_AT: &str = "2026-01-02T03:04:05.678Z";
+/// HubSpot draws these.
+const HUBSPOT_EVENT_ID: &str = "3029365631";
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Changes that tell more than another owner would, by the type's name.
@@ -83,11 +88,10 @@ async fn the_examples_are_checked_in_as_the_relay_sends_them() {
         );
     }
     let letters = drain_bodies(&desk.url, &format!("{prefix}.dead.letters")).await;
-    let mut letter: Value = serde_json::from_slice(&letters[0]).unwrap();
-    settle_times(&mut letter, "", Millis::now());
+    let letter = serde_json::to_string_pretty(&settled_letter(&letters[0])).unwrap();
     assert_current(
         &format!("schemas/examples/{DEAD_LETTER}.json"),
-        &format!("{letter:#}\n"),
+        &format!("{letter}\n"),
     );
     simulator.stop().await;
 }
@@ -219,55 +223,61 @@ fn strange_notifications() -> Vec<Value> {
 
 /// The message with times that are the same in every run, and what is made of them.
 fn settled(name: &str, event: EnrichedEvent) -> EnrichedEvent {
-    let mut json = serde_json::to_value(&event.data).unwrap();
-    settle_times(&mut json, "", Millis::now());
-    for (place, event) in json["events"]
-        .as_array_mut()
-        .unwrap()
-        .iter_mut()
-        .enumerate()
-    {
+    let now = Millis::now();
+    let mut data = event.data;
+    for (place, event) in data.events.iter_mut().enumerate() {
         let mut hasher = IdentityHasher::new("example");
         hasher.field(name);
         hasher.field(&place.to_string());
-        event["id"] = hasher.finish().as_str().into();
+        event.id = hasher.finish();
+        event.hubspot_event_id = Some(HUBSPOT_EVENT_ID.to_owned());
+        event.occurred_at = fixed(OCCURRED_AT);
+        event.received_at = fixed(RECEIVED_AT);
     }
-    let mut data: crm_relay::event::EnrichedData = serde_json::from_value(json).unwrap();
-    let occurred_at = Millis::parse(OCCURRED_AT).unwrap();
+    if let Some(record) = &mut data.record {
+        for time in [&mut record.created_at, &mut record.updated_at] {
+            *time = time.map(|time| fixed_time(time, now).map_or(time, fixed));
+        }
+        for value in record.properties.values_mut() {
+            if let PropertyValue::Text(text) = value {
+                settle_text(text, now);
+            }
+        }
+    }
+    data.enrichment.fetched_at = data.enrichment.fetched_at.map(|_| fixed(FETCHED_AT));
     data.version = match data.enrichment.fetched_at {
-        Some(fetched_at) => Version::of_read(occurred_at, fetched_at),
-        None => Version::of_tombstone(occurred_at),
+        Some(fetched_at) => Version::of_read(fixed(OCCURRED_AT), fetched_at),
+        None => Version::of_tombstone(fixed(OCCURRED_AT)),
     };
     EnrichedEvent::new(data)
 }
 
-fn settle_times(value: &mut Value, key: &str, now: Millis) {
-    match value {
-        Value::Object(fields) => fields
-            .iter_mut()
-            .for_each(|(key, value)| settle_times(value, key, now)),
-        Value::Array(items) => items
-            .iter_mut()
-            .for_each(|item| settle_times(item, key, now)),
-        Value::String(text) => {
-            if let Some(fixed) = fixed_time(text, key, now) {
-                fixed.clone_into(text);
-            }
-        }
-        _ => {}
+fn settled_letter(json: &[u8]) -> DeadLetter {
+    DeadLetter {
+        failed_at: fixed(OCCURRED_AT),
+        ..serde_json::from_slice(json).unwrap()
     }
 }
 
-/// What stands for a time that is this run's or the seed's; a seeded value such as a close date is neither.
-fn fixed_time(text: &str, key: &str, now: Millis) -> Option<&'static str> {
-    let time = Millis::parse(text).filter(|_| !text.ends_with(":00:00.000Z"))?;
+fn fixed(time: &str) -> Millis {
+    Millis::parse(time).unwrap()
+}
+
+/// A seeded value such as a close date is a whole hour, and stays.
+fn settle_text(text: &mut String, now: Millis) {
+    let time = Millis::parse(text).filter(|_| !text.ends_with(":00:00.000Z"));
+    if let Some(fixed) = time.and_then(|time| fixed_time(time, now)) {
+        fixed.clone_into(text);
+    }
+}
+
+/// What stands for a time that is this run's or the seed's.
+fn fixed_time(time: Millis, now: Millis) -> Option<&'static str> {
     let age = now.since(time);
-    let recent = age < DAY && text != OCCURRED_AT;
-    match key {
-        "received_at" if recent => Some(RECEIVED_AT),
-        "fetched_at" if recent => Some(FETCHED_AT),
-        _ if recent => Some(OCCURRED_AT),
-        _ if age > 29 * DAY && age < 31 * DAY => Some(SEEDED_AT),
-        _ => None,
+    let seeded = age > 29 * DAY && age < 31 * DAY;
+    if age < DAY {
+        Some(OCCURRED_AT)
+    } else {
+        seeded.then_some(SEEDED_AT)
     }
 }
