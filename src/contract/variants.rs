@@ -50,9 +50,12 @@ pub(super) fn name(schema: &mut Value) {
     schema["definitions"] = definitions.into();
 }
 
-/// A head with the fields of all `parts`, described as the narrowest part that says what it is.
+/// A head with the fields of all `parts`.
 fn joined(parts: [&Value; 3]) -> Value {
-    let [entity, _, change] = parts;
+    let [_, common, change] = parts;
+    let said = [common, change]
+        .into_iter()
+        .filter_map(|part| part["description"].as_str());
     let properties = parts
         .iter()
         .filter_map(|part| part["properties"].as_object())
@@ -61,9 +64,8 @@ fn joined(parts: [&Value; 3]) -> Value {
         .iter()
         .filter_map(|part| part["required"].as_array())
         .flatten();
-    let description = change.get("description").unwrap_or(&entity["description"]);
     json!({
-        "description": description,
+        "description": said.collect::<Vec<_>>().join(" "),
         "type": "object",
         "allOf": [{"$ref": format!("#/definitions/{HEAD}")}],
         "properties": properties.map(|(name, of)| (name.clone(), of.clone())).collect::<Map<_, _>>(),

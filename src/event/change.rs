@@ -11,7 +11,7 @@ use super::{
 /// One change that HubSpot told us of.
 ///
 /// In JSON it is one flat object: these fields, `entity` (`object`, `association`, `conversation` or
-/// `unknown`), that entity's fields, and `kind`.
+/// `unknown`), that entity's fields, and `kind`. More kinds may come; take one that you do not know as `unknown`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// What a repeat of this event is recognised by.
