@@ -32,7 +32,7 @@ const QUIET_WITHIN: Duration = Duration::from_secs(2 * 3_600);
 const STUCK_AFTER: Duration = Duration::from_secs(50);
 const STEPS_MAX: u64 = 100_000;
 /// One message of so many is held against its schema: all of them would take longer than all else.
-const MESSAGES_PER_SCHEMA_CHECK: u64 = 20;
+const MESSAGES_PER_SCHEMA_CHECK: u64 = 100;
 
 /// What is to come. `life` is that of the engine it belongs to.
 enum Happening {

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use crm_relay::contract::DOCUMENTS;
 use crm_relay::event::EnrichedEvent;
@@ -112,4 +113,30 @@ fn consumers_who_validate_take_fields_that_are_added_later() {
     assert!(published.is_valid(&message));
     message["data"]["version"] = "1".into();
     assert!(!published.is_valid(&message));
+}
+
+#[test]
+fn the_program_prints_and_writes_what_is_checked_in() {
+    let run = |args: &[&str]| {
+        let program = env!("CARGO_BIN_EXE_crm-relay");
+        let output = Command::new(program)
+            .arg("schema")
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    run(&["--out", folder.path().to_str().unwrap()]);
+    let list = run(&[]);
+    for document in &DOCUMENTS {
+        let text = checked_in(&format!("schemas/{}", document.path));
+        assert_eq!(run(&[document.name]), text);
+        assert_eq!(
+            fs::read_to_string(folder.path().join(document.path)).unwrap(),
+            text
+        );
+        assert!(list.contains(document.name));
+    }
 }
