@@ -100,9 +100,11 @@ def publish(url, queue):
     tombstone = {"record": None, "tombstone": {"reason": "deleted"}}
     messages = [version(NEW, "a"), version(NEW, "a"), version(OLDER, "b"), version(NEWER, "abc", **tombstone)]
     connection = pika.BlockingConnection(pika.URLParameters(url))
+    # One channel: a broker keeps the order of what came over one, and of nothing else.
+    channel = connection.channel()
     properties = pika.BasicProperties(content_type="application/cloudevents+json", delivery_mode=PERSISTENT)
     for body in messages:
-        connection.channel().basic_publish("", queue, json.dumps(body), properties)
+        channel.basic_publish("", queue, json.dumps(body), properties)
     connection.close()
 
 
