@@ -33,5 +33,7 @@ pub mod relay;
 pub mod shutdown;
 pub mod telemetry;
 
+pub mod contract;
+
 pub mod cli;
 pub mod simulator;

@@ -15,6 +15,7 @@ mod config_command;
 mod demo;
 mod portals;
 mod run;
+mod schema;
 mod simulate;
 
 const RUNTIME_FAILURE: u8 = 1;
@@ -44,6 +45,8 @@ enum Command {
     Portals(portals::PortalsCommand),
     /// Prints the effective configuration as TOML, without secrets, and checks it.
     Config(config_command::ConfigCommand),
+    /// Prints or writes the contract with consumers: JSON Schemas of the messages, and AsyncAPI.
+    Schema(schema::SchemaArgs),
 }
 
 /// Where the configuration is.
@@ -75,6 +78,7 @@ impl Cli {
             Command::Simulate(args) => simulate::run(*args).await,
             Command::Portals(command) => command.execute(),
             Command::Config(command) => command.execute(),
+            Command::Schema(args) => args.execute(),
         }
     }
 }

@@ -12,6 +12,8 @@ use crate::hubspot::call::*;
 use super::budget::Share;
 use super::*;
 
+#[path = "../../tests/it/helpers/contract.rs"]
+mod contract;
 mod demand;
 mod economy;
 mod erasure;
@@ -24,6 +26,8 @@ mod types;
 
 /// As many deliveries are unsettled at once, of each queue.
 const WINDOW: usize = 200;
+/// The first message of each world, and one of so many, is held against its schema.
+const MESSAGES_PER_SCHEMA_CHECK: usize = 50;
 const PORTAL: &str = "8241";
 const START_MS: i64 = 1_763_892_000_000;
 
@@ -250,6 +254,13 @@ impl World {
                 })
             }
             Output::Publish { publish, event } => {
+                if self
+                    .messages
+                    .len()
+                    .is_multiple_of(MESSAGES_PER_SCHEMA_CHECK)
+                {
+                    contract::assert_enriched_event(&event.encode());
+                }
                 let id = event.data.object_id.as_str().to_owned();
                 self.published_at.entry(id).or_insert(self.now);
                 self.messages.push(*event);
@@ -260,6 +271,7 @@ impl World {
                 self.confirmed(publish, Ending::Delivered)
             }
             Output::Bury { publish, letter } => {
+                contract::assert_dead_letter(&letter.encode());
                 self.letters.push(*letter);
                 self.confirmed(publish, Ending::Dead)
             }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Millis;
@@ -10,7 +11,7 @@ use super::Millis;
 ///
 /// # Source
 /// HubSpot, "Files API", `File`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Attachment {
     /// The file.
     pub id: String,
@@ -33,7 +34,7 @@ pub struct Attachment {
 }
 
 /// A URL that whoever has it can fetch a private file by, until it expires. Its text is a secret.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SignedUrl {
     /// The URL.
     pub url: String,

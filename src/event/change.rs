@@ -1,5 +1,6 @@
 //! One change in a portal, typed.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -11,8 +12,8 @@ use super::{
 /// One change that HubSpot told us of.
 ///
 /// In JSON it is one flat object: these fields, `entity` (`object`, `association`, `conversation` or
-/// `unknown`), that entity's fields, and `kind`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `unknown`), that entity's fields, and `kind`. More kinds may come; take one that you do not know as `unknown`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// What a repeat of this event is recognised by.
     pub id: EventId,
@@ -52,7 +53,7 @@ pub struct Event {
 }
 
 /// What an event is about.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "entity", rename_all = "snake_case")]
 pub enum EventBody {
     /// A record.
@@ -66,7 +67,7 @@ pub enum EventBody {
 }
 
 /// A change of one record.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ObjectEvent {
     /// The record's type, by id.
     pub object_type_id: ObjectTypeId,
@@ -78,7 +79,7 @@ pub struct ObjectEvent {
 }
 
 /// What happened to a record.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ObjectChange {
     /// It was made.
@@ -121,7 +122,7 @@ pub enum ObjectChange {
 }
 
 /// A change of one edge between two records, as seen from the `from` side.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AssociationEvent {
     /// The same in what HubSpot tells from the other end, and when the edge is removed; see
     /// [`AssociationEvent::edge_of`]. Absent in events of earlier versions.
@@ -156,7 +157,7 @@ pub struct AssociationEvent {
 }
 
 /// What happened to an edge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AssociationChange {
     /// The edge is there now.
     #[serde(rename = "association_added")]
@@ -167,7 +168,7 @@ pub enum AssociationChange {
 }
 
 /// A change of one thread of the conversations inbox.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ConversationEvent {
     /// The thread.
     pub thread_id: ObjectId,
@@ -177,7 +178,7 @@ pub struct ConversationEvent {
 }
 
 /// What happened to a thread.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ConversationChange {
     /// It was begun.
@@ -208,7 +209,7 @@ pub enum ConversationChange {
 }
 
 /// A notification that names no record, or none that we understand.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename = "unknown")]
 pub struct UnknownEvent {
     /// Its `objectId`, if it has one.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Millis, ObjectId};
@@ -11,7 +12,7 @@ use super::{Millis, ObjectId};
 /// # Source
 /// HubSpot, "Conversations inbox & messages API". Of its fields those that every consumer can use; all that may be absent
 /// there is optional here.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Conversation {
     /// The thread.
     pub thread: Thread,
@@ -28,7 +29,7 @@ impl Conversation {
 }
 
 /// A thread.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Thread {
     /// The thread.
     pub id: ObjectId,
@@ -59,7 +60,7 @@ pub struct Thread {
 }
 
 /// A message, comment or note of a thread.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ThreadMessage {
     /// The message.
     pub id: String,
@@ -96,7 +97,7 @@ pub struct ThreadMessage {
 }
 
 /// Somebody who sent a message or got it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Correspondent {
     /// The actor, where HubSpot knows one.
     pub actor_id: Option<String>,
@@ -114,7 +115,7 @@ pub struct Correspondent {
 ///
 /// The id begins with what it is: `A-` a user of HubSpot's, `V-` a contact, `E-` an e-mail address, `I-` an app, `L-` a
 /// customer agent, `S-` HubSpot itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Actor {
     /// The actor.
     pub id: String,

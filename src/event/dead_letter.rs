@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{EnrichedEvent, Event, EventId, IdentityHasher, Millis, PortalId};
@@ -13,9 +14,9 @@ pub const DEAD_LETTER_KIND: &str = "crm.dead_letter.v1";
 
 /// Something that could not go on.
 ///
-/// Exactly one of `raw`, `events` and `enriched_event` holds the whole of it, so that nothing is lost; see
-/// [`DeadLetter::fitting`] for what outgrows a message.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Exactly one of `raw`, `events` and `enriched_event` holds the whole of it, so that nothing is lost; what
+/// outgrows a message becomes several letters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetter {
     /// Where it ended.
     pub stage: Stage,
@@ -28,7 +29,7 @@ pub struct DeadLetter {
     /// The account, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub portal_id: Option<PortalId>,
-    /// The destination that did not take the copy, for [`Stage::FanOut`].
+    /// The destination that did not take the copy, where the stage is `fan_out`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<String>,
     /// Set on a piece of something that outgrows a message: which piece, of how many.
@@ -47,7 +48,7 @@ pub struct DeadLetter {
 }
 
 /// One piece of several: their `raw` bytes, joined in order, are the whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Part {
     /// Which piece, from 1.
     pub number: usize,
@@ -56,7 +57,7 @@ pub struct Part {
 }
 
 /// Bytes as they came.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RawContent {
     /// UTF-8.
@@ -66,7 +67,7 @@ pub enum RawContent {
 }
 
 /// Where something ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// The receiver, before it knew what it had.
@@ -82,7 +83,7 @@ pub enum Stage {
 }
 
 /// Why something ended. The list is closed; `crm.dead` routes by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadLetterReason {
     /// A signed body that is no JSON array: a workflow action aimed at this URL, say.

@@ -1,7 +1,9 @@
 //! What consumers receive: one record's state with the events that led to it, as a CloudEvent.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::value::RawValue;
 
@@ -13,30 +15,34 @@ use super::{
 /// The content type of an encoded [`EnrichedEvent`]: CloudEvents' structured JSON.
 pub const ENRICHED_CONTENT_TYPE: &str = "application/cloudevents+json";
 
-/// A CloudEvent of specification version 1.0 around [`EnrichedData`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// One record's state and the events that led to it, as a CloudEvent of specification version 1.0.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EnrichedEvent {
     /// `1.0`.
+    #[schemars(extend("const" = "1.0"))]
     pub specversion: String,
     /// A hash of the ids it carries, its subject and its type: the same for a repeat.
     pub id: EventId,
     /// `hubspot/<portal_id>`.
+    #[schemars(regex(pattern = "^hubspot/"))]
     pub source: String,
     /// `<object_type>/<object_id>`.
     pub subject: String,
     /// `crm.<object_type>.enriched.v1`, or for a tombstone `….deleted.v1`, `….privacy_deleted.v1` or
     /// `….merged.v1` (the record was merged into another).
+    #[schemars(regex(pattern = r"^crm\..+\.(enriched|deleted|privacy_deleted|merged)\.v1$"))]
     pub r#type: String,
     /// The newest `occurred_at` of the events.
     pub time: Millis,
     /// `application/json`.
+    #[schemars(extend("const" = "application/json"))]
     pub datacontenttype: String,
     /// The record and what led to it.
     pub data: EnrichedData,
 }
 
 /// One record's state, and the events that led to it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EnrichedData {
     /// The account.
     pub portal_id: PortalId,
@@ -56,6 +62,7 @@ pub struct EnrichedData {
     /// Which of two states of this record is newer: compare as text.
     pub version: Version,
     /// The events merged into this message, in the order they came; 1 to 100.
+    #[schemars(length(min = 1, max = 100))]
     pub events: Vec<Event>,
     /// The record as read; `null` in a tombstone, or when there was nothing to read.
     pub record: Option<Record>,
@@ -93,7 +100,7 @@ pub struct EnrichedData {
 }
 
 /// A record's properties and dates.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
     /// Values by internal name, typed by the portal's own property definitions. Empty ones are left out, but for those
     /// that an event of this message cleared: they are `null`.
@@ -143,7 +150,7 @@ pub enum PropertyValue {
 }
 
 /// An owner: a user or queue that records are assigned to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Owner {
     /// The owner's id, as on the record. Not the user's id.
     pub id: OwnerId,
@@ -162,7 +169,7 @@ pub struct Owner {
 }
 
 /// A team of an owner's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Team {
     /// The team's id.
     pub id: String,
@@ -173,7 +180,7 @@ pub struct Team {
 }
 
 /// One associated record with all labels of the edge.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Association {
     /// The record at the other end.
     pub id: ObjectId,
@@ -186,7 +193,7 @@ pub struct Association {
 }
 
 /// One association type of an edge: the pair of category and id, in the direction from this record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AssociationLabel {
     /// `HUBSPOT_DEFINED`, `USER_DEFINED`, `INTEGRATOR_DEFINED`, … an open set.
     pub category: String,
@@ -197,7 +204,7 @@ pub struct AssociationLabel {
 }
 
 /// Where a record stands.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Pipeline {
     /// The pipeline's id.
     pub id: String,
@@ -211,7 +218,8 @@ pub struct Pipeline {
 }
 
 /// A stage of a pipeline.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "PipelineStage")]
 pub struct Stage {
     /// The stage's id.
     pub id: String,
@@ -231,17 +239,17 @@ pub struct Stage {
 }
 
 /// Why a record is gone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Tombstone {
     /// What happened to it.
     pub reason: TombstoneReason,
-    /// The record that took it in, for [`TombstoneReason::Merged`].
+    /// The record that took it in, where it was merged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merged_into: Option<ObjectId>,
 }
 
 /// What made a tombstone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TombstoneReason {
     /// It lies in the recycle bin and may be restored.
@@ -253,7 +261,7 @@ pub enum TombstoneReason {
 }
 
 /// How complete a message is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Enrichment {
     /// The sum of it.
     pub status: EnrichmentStatus,
@@ -265,7 +273,7 @@ pub struct Enrichment {
 }
 
 /// The sum of an enrichment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EnrichmentStatus {
     /// Everything that was asked for is here.
@@ -298,23 +306,23 @@ impl EnrichmentStatus {
 }
 
 /// One part that is missing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EnrichmentProblem {
     /// Which part.
     pub part: EnrichmentPart,
     /// Why.
     pub reason: ProblemReason,
-    /// The type at the other end, for [`EnrichmentPart::Associations`].
+    /// The type at the other end, where the part is associations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_type: Option<String>,
-    /// The scopes the token lacks, for [`ProblemReason::Forbidden`]: as HubSpot says, or else the one that its
+    /// The scopes the token lacks, where the reason is that it is forbidden: as HubSpot says, or else the one that its
     /// documentation names for the part.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing_scopes: Vec<String>,
 }
 
 /// A part of an enriched event that has a read of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EnrichmentPart {
     /// The record itself.
@@ -338,7 +346,7 @@ pub enum EnrichmentPart {
 }
 
 /// Why a part is missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProblemReason {
     /// The token lacks a scope.
@@ -444,6 +452,26 @@ impl Serialize for PropertyValue {
             Self::Text(text) => serializer.serialize_str(text),
             Self::List(values) => values.serialize(serializer),
         }
+    }
+}
+
+impl JsonSchema for PropertyValue {
+    fn schema_name() -> Cow<'static, str> {
+        "PropertyValue".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A property's value, as its definition in the portal types it.",
+            "oneOf": [
+                {"type": "null", "description": "Empty."},
+                {"type": "boolean", "description": "`bool` properties."},
+                {"type": "number", "description": "`number` properties, in HubSpot's own digits."},
+                {"type": "string", "description": "All else: text, dates (`2026-11-23`), times (RFC 3339), single \
+                                                   selections (internal value)."},
+                {"type": "array", "items": {"type": "string"}, "description": "Multiple selections: internal values."}
+            ]
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -10,8 +11,9 @@ use sha2::{Digest, Sha256};
 /// It is made of everything by which HubSpot tells one notification from another, and of nothing else:
 /// HubSpot's own `eventId` "is not guaranteed to be unique", and `attemptNumber` differs between
 /// repeats of one notification.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline, extend("pattern" = "^[0-9a-f]{32}$"))]
 pub struct EventId(String);
 
 impl EventId {

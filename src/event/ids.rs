@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{IdentityHasher, ObjectTypeId};
@@ -10,8 +11,9 @@ use super::{IdentityHasher, ObjectTypeId};
 macro_rules! string_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
         #[serde(transparent)]
+        #[schemars(inline)]
         pub struct $name(Arc<str>);
 
         impl $name {
@@ -48,7 +50,7 @@ string_id! {
 }
 
 string_id! {
-    /// The id of a record, unique only within its portal and object type. See [`RecordKey`].
+    /// The id of a record, unique only within its portal and object type.
     ObjectId
 }
 

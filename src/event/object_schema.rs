@@ -1,12 +1,13 @@
 //! What a portal calls its own object type.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The schema of a custom object. Its id is another one in every portal, its name need not be.
 ///
 /// # Source
 /// HubSpot, "Custom objects", `ObjectSchema`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ObjectSchema {
     /// The name that the portal gave it: `car`.
     pub name: String,
@@ -19,7 +20,7 @@ pub struct ObjectSchema {
 }
 
 /// What people call a custom object.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SchemaLabels {
     /// One of them.
     pub singular: Option<String>,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::PortalId;
@@ -11,8 +12,9 @@ use super::PortalId;
 ///
 /// A type that HubSpot named in a way we do not know keeps that name as its id: HubSpot's API takes
 /// names and ids interchangeably, and so do we.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline)]
 pub struct ObjectTypeId(Arc<str>);
 
 /// What the ids of custom objects begin with.

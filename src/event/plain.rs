@@ -1,11 +1,12 @@
 //! An event as it is, without its record: a CloudEvent around an [`Event`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Event, EventId, Millis};
 
 /// A CloudEvent of specification version 1.0 around one change. `E` is an [`Event`] or a reference to one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PlainEvent<E = Event> {
     /// `1.0`.
     pub specversion: String,
@@ -15,7 +16,7 @@ pub struct PlainEvent<E = Event> {
     pub source: String,
     /// `<object_type>/<object_id>`; see [`Event::subject`].
     pub subject: String,
-    /// `crm.<object_type>.<kind>.v1`.
+    /// `crm.<object_type>.event.<kind>.v1`.
     pub r#type: String,
     /// The event's `occurred_at`.
     pub time: Millis,
@@ -36,7 +37,7 @@ impl<'e> PlainEvent<&'e Event> {
             id: event.id.clone(),
             source: format!("hubspot/{}", event.portal_id),
             subject: format!("{type_name}/{}", subject.object_id),
-            r#type: format!("crm.{type_name}.{}.v1", event.kind()),
+            r#type: format!("crm.{type_name}.event.{}.v1", event.kind()),
             time: event.occurred_at,
             datacontenttype: "application/json".to_owned(),
             data: event,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Milliseconds since the Unix epoch, HubSpot's own unit and resolution.
@@ -10,8 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// In JSON it is an RFC 3339 string in UTC with exactly three decimals (`2026-11-23T10:00:00.123Z`),
 /// so that the text sorts as the time does. Any RFC 3339 offset and precision is read;
 /// what is finer than a millisecond is cut off.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Millis(i64);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, JsonSchema)]
+#[schemars(transparent, inline, description = "A time in UTC.", extend("format" = "date-time"))]
+pub struct Millis(#[schemars(with = "String")] i64);
 
 /// The first day of the year 0.
 const EARLIEST_MS: i64 = -62_167_219_200_000;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Millis;
@@ -17,8 +18,9 @@ use super::Millis;
 ///
 /// Comparing two versions of **one record** as text tells which is newer. Versions of different
 /// records mean nothing to each other.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline, extend("pattern" = "^[0-9]{15}-[0-9]{15}$"))]
 pub struct Version(String);
 
 /// Digits of each half: milliseconds until the year 33658.

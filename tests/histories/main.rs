@@ -10,6 +10,8 @@
 #![allow(clippy::print_stdout, missing_docs)]
 
 mod checks;
+#[path = "../it/helpers/contract.rs"]
+mod contract;
 mod coverage;
 mod dice;
 mod hubspot;

@@ -14,6 +14,7 @@ use crm_relay::event::*;
 use crm_relay::hubspot::call::{Answered, Call};
 
 use crate::checks::Checks;
+use crate::contract;
 use crate::coverage::Coverage;
 use crate::dice::Dice;
 use crate::hubspot::{Arriving, HubSpot, Portal};
@@ -33,6 +34,8 @@ const QUIET_WITHIN: Duration = Duration::from_secs(2 * 3_600);
 /// When all is well, whatever was taken up ends by then.
 const STUCK_AFTER: Duration = Duration::from_secs(50);
 const STEPS_MAX: u64 = 100_000;
+/// One message of so many is held against its schema: all of them would take longer than all else.
+const MESSAGES_PER_SCHEMA_CHECK: u64 = 100;
 
 /// What is to come. `life` is that of the engine it belongs to.
 enum Happening {
@@ -329,6 +332,9 @@ impl World {
             } if life == self.life => {
                 let ending = match &what {
                     Publishing::Message(message) => {
+                        if publish.0.is_multiple_of(MESSAGES_PER_SCHEMA_CHECK) {
+                            contract::assert_enriched_event(&message.encode());
+                        }
                         self.checks.confirmed(message);
                         Ending::Delivered
                     }
@@ -337,6 +343,7 @@ impl World {
                         Ending::Delivered
                     }
                     Publishing::Letter(letter) => {
+                        contract::assert_dead_letter(&letter.encode());
                         self.checks.buried(letter);
                         Ending::Dead
                     }

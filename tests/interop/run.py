@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from broker import Broker
+from examples import LANGUAGES, check_examples
 from processes import Process, free_port
 
 HERE = Path(__file__).parent
@@ -36,6 +37,7 @@ CLIENTS = [
     [sys.executable, "consumer_pika.py"],
     ["node", "consumer_amqplib.js"],
     [sys.executable, "consumer_binary.py"],
+    ["node", "asyncapi.js"],
 ]
 
 CONFIG = """\
@@ -67,7 +69,7 @@ format = "binary"
 kind = "queue"
 content = "event"
 format = "binary"
-"""
+""" + "".join(f'[destination.{language}]\nkind = "queue"\n' for language in LANGUAGES)
 
 
 class Score:
@@ -107,6 +109,7 @@ def look(binary, node_modules, score):
         for client in CLIENTS:
             run_client(client, settings, node_modules, score)
         check_same_events(folder, score)
+        check_examples(json.loads(settings.read_text()), binary, node_modules, score)
         print_logs_on_failure(folder, score)
 
 

@@ -17,6 +17,8 @@ missing_packages() {
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
     node -e 'process.exit(parseInt(process.versions.node) < 18)' 2>/dev/null || echo nodejs
     command -v npm >/dev/null || echo npm
+    command -v go >/dev/null || echo golang-go
+    [ -d /usr/share/gocode/src/github.com/rabbitmq/amqp091-go ] || echo golang-github-rabbitmq-amqp091-go-dev
 }
 
 # Whether a file of ours is as it was when its packages were installed.
@@ -43,5 +45,5 @@ mapfile -t packages < <(missing_packages)
 [ "${#packages[@]}" -eq 0 ] || tests/apt-install.sh "${packages[@]}"
 install_python
 install_node
-timeout --foreground "$build_seconds" cargo build --locked --quiet --bin crm-relay
+timeout --foreground "$build_seconds" cargo build --locked --quiet --bin crm-relay --example rust
 exec timeout --foreground --kill-after=60 "$run_seconds" "$tools/venv/bin/python" -B tests/interop/run.py "$target/debug/crm-relay" "$tools/npm/node_modules"

@@ -193,7 +193,7 @@ async fn each_destination_gets_its_events_its_view_of_the_record_and_its_format(
     }
     for event in &plain {
         assert_eq!(event.id, event.data.id);
-        assert_eq!(event.r#type, "crm.contact.property_changed.v1");
+        assert_eq!(event.r#type, "crm.contact.event.property_changed.v1");
     }
     assert!(
         drain(&url, &format!("{prefix}.destination.nobody"))

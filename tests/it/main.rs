@@ -4,6 +4,7 @@ mod helpers;
 
 mod cli;
 mod config;
+mod contract;
 
 mod budget;
 mod bus_contract;

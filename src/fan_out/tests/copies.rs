@@ -165,7 +165,7 @@ async fn a_plain_event_goes_to_those_who_want_it_plain_and_an_enriched_one_does_
     }
     let message = &bus.confirmed("plain")[0];
     assert_eq!(message.id, event.id.to_string());
-    assert_eq!(message.kind, "crm.contact.property_changed.v1");
+    assert_eq!(message.kind, "crm.contact.event.property_changed.v1");
     let read: PlainEvent = serde_json::from_slice(&message.body).unwrap();
     assert_eq!((&read.data, read.subject.as_str()), (&event, "contact/512"));
     let letter = &bus.letters()[0];

@@ -14,7 +14,7 @@ use hmac::{Hmac, KeyInit, Mac as _};
 use sha2::Sha256;
 use tempfile::TempDir;
 
-use super::eventually;
+use super::{contract, eventually};
 
 pub const CLIENT_SECRET: &str = "a-client-secret-for-tests";
 pub const CLIENT_ID: &str = "a-client-id-for-tests";
@@ -251,6 +251,14 @@ impl RelayProcess {
         answer.text().await.unwrap()
     }
 
+    /// Every line of the NDJSON destination; one that a kill cut off is no JSON and comes again whole.
+    fn hold_lines_against_schema(&self) {
+        let text = fs::read_to_string(self.ndjson_path()).unwrap_or_default();
+        let is_whole = |line: &&str| serde_json::from_str::<serde::de::IgnoredAny>(line).is_ok();
+        let lines = text.lines().filter(is_whole);
+        lines.for_each(|line| contract::assert_enriched_event(line.as_bytes()));
+    }
+
     fn config_path(&self) -> PathBuf {
         self.path("relay.toml")
     }
@@ -272,6 +280,8 @@ impl Drop for RelayProcess {
         }
         if std::thread::panicking() {
             eprintln!("--- the relay's log\n{}", self.log());
+        } else {
+            self.hold_lines_against_schema();
         }
     }
 }
