@@ -2,7 +2,7 @@
 //!
 //! The way of a request stands in `intake`, from first to last; the steps are elsewhere:
 //! [`crate::ingress`] verifies, [`crate::normalize`] makes events, `outbox` makes messages, the bus keeps
-//! them, `outcome` answers.
+//! them (or, while it is away, the spool, where there is one), `outcome` answers.
 //!
 //! | what comes | answer |
 //! |---|---|
@@ -12,8 +12,8 @@
 //! | a body larger than `receiver.body_size_max` | 413 |
 //! | a body that does not come whole within [`BODY_DEADLINE`] | 408 |
 //! | no good signature | 401 |
-//! | a signed array | 204 once **every** message of it is confirmed, else 503 + `Retry-After` |
-//! | another signed body | 204 once its dead letter is confirmed, else 503 + `Retry-After` |
+//! | a signed array | 204 once **every** message of it is confirmed or spooled, else 503 + `Retry-After` |
+//! | another signed body | 204 once its dead letter is, else 503 + `Retry-After` |
 //!
 //! `Content-Type` and `Content-Encoding` are not looked at: the signature is over the bytes as they came.
 //! HubSpot does not compress; were it to begin, its signed bodies would be kept whole as dead letters
@@ -25,12 +25,15 @@ use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer, web};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::bus::Bus;
 use crate::config::Config;
 use crate::ingress::{KeyringError, PublicUrlError};
 use crate::metrics::Metrics;
+use crate::shutdown::Grace;
+use crate::spool::{Spool, SpoolError};
 
 mod intake;
 mod outbox;
@@ -44,10 +47,10 @@ pub use outbox::BATCH_KIND;
 const SERVER_SHUTDOWN_SECONDS: u64 = 24 * 60 * 60;
 
 /// The webhook endpoint, running. Dropping it stops it without waiting for requests in flight.
-#[derive(Debug)]
 pub struct Receiver {
     addr: SocketAddr,
     handle: ServerHandle,
+    spool: Option<Arc<Spool>>,
     server: Option<JoinHandle<std::io::Result<()>>>,
 }
 
@@ -60,6 +63,9 @@ pub enum ReceiverError {
     /// The secrets of the apps.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
+    /// The folder of `spool.folder`.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
     /// The address is taken, or not ours.
     #[error("receiver.listen: cannot listen on {addr}: {source}")]
     Bind {
@@ -85,7 +91,8 @@ impl Receiver {
         bus: Arc<dyn Bus>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ReceiverError> {
-        let shared = web::Data::new(Shared::new(config, bus, metrics)?);
+        let spool = open_spool(config, &bus, &metrics)?;
+        let shared = web::Data::new(Shared::new(config, bus, spool.clone(), metrics)?);
         let listen = config.receiver.listen;
         let bind_error = |source| ReceiverError::Bind {
             addr: listen,
@@ -105,6 +112,7 @@ impl Receiver {
         Ok(Self {
             addr,
             handle: server.handle(),
+            spool,
             server: Some(tokio::spawn(server)),
         })
     }
@@ -115,13 +123,27 @@ impl Receiver {
         self.addr
     }
 
-    /// Stops accepting, answers what is in flight, returns when done; at most `grace`.
+    /// Whether requests are taken even while the bus is away; `None` without a spool.
+    #[must_use]
+    pub fn spool_takes(&self) -> Option<watch::Receiver<bool>> {
+        self.spool.as_ref().map(|spool| spool.takes())
+    }
+
+    /// Stops accepting, answers what is in flight, drains the spool if the bus is there, and returns when done; at
+    /// most `grace`, or about a second longer with a spool.
     ///
-    /// What is still in flight then gets no answer, and HubSpot sends it again.
+    /// What is still in flight then gets no answer, and HubSpot sends it again. What is still in the spool stays there.
     pub async fn stop(mut self, grace: Duration) {
-        let Some(server) = self.server.take() else {
-            return;
-        };
+        let grace = Grace::begin(grace);
+        if let Some(server) = self.server.take() {
+            self.stop_server(server, grace.left()).await;
+        }
+        if let Some(spool) = &self.spool {
+            spool.stop(grace.left()).await;
+        }
+    }
+
+    async fn stop_server(&self, server: JoinHandle<std::io::Result<()>>, grace: Duration) {
         let abort = server.abort_handle();
         let stopped = async {
             self.handle.stop(true).await;
@@ -136,6 +158,19 @@ impl Receiver {
             }
         }
     }
+}
+
+fn open_spool(
+    config: &Config,
+    bus: &Arc<dyn Bus>,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Arc<Spool>>, SpoolError> {
+    let Some(folder) = &config.spool.folder else {
+        return Ok(None);
+    };
+    let bytes_max = config.spool.bytes_max.as_u64();
+    let spool = Spool::open(folder, bytes_max, Arc::clone(bus), Arc::clone(metrics))?;
+    Ok(Some(Arc::new(spool)))
 }
 
 impl Drop for Receiver {

@@ -98,6 +98,10 @@ impl Relay {
         tracing::info!(admin.addr = %admin.addr(), "the admin port listens");
         match Parts::start(config, role, &bus, &metrics).await {
             Ok(parts) => {
+                let spool = parts.receiver.as_ref().and_then(Receiver::spool_takes);
+                if let Some(takes) = spool {
+                    health.has_spool(takes);
+                }
                 health.start();
                 Ok(Self {
                     depths: Depths::watch(
