@@ -17,6 +17,8 @@ pub(super) trait Disk {
     fn create(&mut self, name: &str) -> io::Result<Self::File>;
     /// Makes outlive a crash which files there are.
     fn sync_names(&mut self) -> io::Result<()>;
+    /// Makes all of a file outlive a crash, whoever has written it.
+    fn sync_file(&mut self, name: &str) -> io::Result<()>;
     /// A file's content.
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
     /// Gives a file another name.
@@ -53,6 +55,10 @@ impl Disk for Folder {
 
     fn sync_names(&mut self) -> io::Result<()> {
         self.sync()
+    }
+
+    fn sync_file(&mut self, name: &str) -> io::Result<()> {
+        File::open(self.path().join(name))?.sync_all()
     }
 
     /// What the disk does not give back is zeros, so that the rest can be read.

@@ -28,7 +28,6 @@ pub(super) struct Log<D: Disk> {
     active: Option<Active<D::File>>,
     /// Delivered and not yet removed, with whether it is damaged.
     leaving: VecDeque<(Segment, bool)>,
-    names_unsynced: bool,
     apart: VecDeque<(String, u64)>,
     next_number: u64,
     next_seq: u64,
@@ -83,7 +82,7 @@ pub(super) struct Oldest {
     pub(super) messages: Vec<Outgoing>,
     /// How many are not.
     pub(super) damaged: u64,
-    /// Bytes that belong to no message although none is missing: a write that was cut off.
+    /// Bytes behind the last of them, although none is missing there: a write that was cut off.
     pub(super) cut_off_bytes: usize,
 }
 
@@ -92,7 +91,7 @@ impl<D: Disk> Log<D> {
     ///
     /// # Errors
     /// The disk's; and [`io::ErrorKind::Unsupported`] where a later version of the program has written.
-    pub(super) fn open(disk: D, bytes_max: u64) -> io::Result<Self> {
+    pub(super) fn open(mut disk: D, bytes_max: u64) -> io::Result<Self> {
         let (mut segments, mut apart) = (Vec::new(), Vec::new());
         for (file, bytes) in disk.list()? {
             match Kind::of(&file) {
@@ -110,7 +109,12 @@ impl<D: Disk> Log<D> {
         let numbers = segments.iter().chain(&apart).map(|(name, _)| name.number);
         let next_number = numbers.max().map_or(0, |number| number + 1);
         let next_seq = match segments.last() {
-            Some((name, _)) => segment::read(name, &disk.read(&name.to_string())?).end(name.first),
+            Some((name, _)) => {
+                // What a process that crashed has written may not be on the disk yet, and is counted on from now on.
+                let file = name.to_string();
+                disk.sync_file(&file)?;
+                segment::read(name, &disk.read(&file)?).end(name.first)
+            }
             None => 0,
         };
         let apart = apart.into_iter();
@@ -120,7 +124,6 @@ impl<D: Disk> Log<D> {
             sealed: counted(&segments, next_seq),
             active: None,
             leaving: VecDeque::new(),
-            names_unsynced: true,
             apart: apart.map(|(name, bytes)| (name.damaged(), bytes)).collect(),
             next_number,
             next_seq,
@@ -201,7 +204,11 @@ impl<D: Disk> Log<D> {
     /// # Errors
     /// The disk's.
     pub(super) fn probe(&mut self, now: Millis) -> io::Result<()> {
-        self.activate(now)
+        let probed = self.activate(now);
+        if probed.is_err() {
+            self.give_up();
+        }
+        probed
     }
 
     /// The oldest file, sealed where it was active; `None` when nothing waits.
@@ -222,15 +229,12 @@ impl<D: Disk> Log<D> {
         let read = segment::read(name, &file);
         let next = self.sealed.get(1).map(|next| next.name.first);
         let next = next.or(self.active.as_ref().map(|active| active.name.first));
-        let damaged = read.missing(name.first, next.unwrap_or(self.next_seq));
+        let next = next.unwrap_or(self.next_seq);
+        let all_are_there = read.end(name.first) >= next;
         Ok(Some(Oldest {
             number: name.number,
-            damaged,
-            cut_off_bytes: if damaged == 0 {
-                read.unreadable_bytes
-            } else {
-                0
-            },
+            damaged: read.missing(name.first, next),
+            cut_off_bytes: if all_are_there { read.tail_bytes } else { 0 },
             messages: read.records.into_iter().map(|(_, one)| one).collect(),
         }))
     }
@@ -249,21 +253,19 @@ impl<D: Disk> Log<D> {
         self.clear()
     }
 
-    /// Removes files, each before the next: were the second to vanish alone, it would look like damage.
+    /// Removes files, each for certain before the next: were the second to vanish alone, it would look like damage.
     fn clear(&mut self) -> io::Result<()> {
         while let Some((segment, damaged)) = self.leaving.front() {
-            if self.names_unsynced {
-                self.disk.sync_names()?;
-                self.names_unsynced = false;
-            }
             let (file, kept) = (segment.name.to_string(), segment.name.damaged());
             if *damaged {
                 gone(self.disk.rename(&file, &kept))?;
-                self.apart.push_back((kept, segment.bytes));
             } else {
                 gone(self.disk.remove(&file))?;
             }
-            self.names_unsynced = true;
+            self.disk.sync_names()?;
+            if *damaged {
+                self.apart.push_back((kept, segment.bytes));
+            }
             self.leaving.pop_front();
         }
         while self.apart.len() > DAMAGED_FILES_MAX {
@@ -303,15 +305,18 @@ impl<D: Disk> Log<D> {
         };
         // Never again, whether or not this ends well.
         self.next_number += 1;
-        let file = self.disk.create(&name.to_string())?;
-        self.disk.sync_names()?;
+        let created = self.disk.create(&name.to_string());
+        let file = created.inspect_err(|_| {
+            // It may be there all the same, and would be read in vain. If this fails too, so be it.
+            let _ = self.disk.remove(&name.to_string());
+        })?;
         self.active = Some(Active {
             file,
             synced: name.first,
             name,
             bytes: 0,
         });
-        Ok(())
+        self.disk.sync_names()
     }
 
     /// Writes to the active file no more.
@@ -321,7 +326,8 @@ impl<D: Disk> Log<D> {
         };
         if active.synced == active.name.first {
             // Nothing in it was ever confirmed. What is left of it would only be read in vain.
-            if gone(self.disk.remove(&active.name.to_string())).is_ok() {
+            let removed = gone(self.disk.remove(&active.name.to_string()));
+            if removed.and_then(|()| self.disk.sync_names()).is_ok() {
                 return;
             }
         }

@@ -197,6 +197,13 @@ impl Disk for SimulatedDisk {
         self.try_to(|state| state.names_synced = state.files.clone())
     }
 
+    fn sync_file(&mut self, name: &str) -> io::Result<()> {
+        self.try_to(|state| {
+            let mut content = state.files[name].borrow_mut();
+            content.synced = content.written.len();
+        })
+    }
+
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         if self.fails() {
             return Err(failure());
