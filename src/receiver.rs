@@ -47,6 +47,7 @@ pub use outbox::BATCH_KIND;
 const SERVER_SHUTDOWN_SECONDS: u64 = 24 * 60 * 60;
 
 /// The webhook endpoint, running. Dropping it stops it without waiting for requests in flight.
+#[derive(Debug)]
 pub struct Receiver {
     addr: SocketAddr,
     handle: ServerHandle,

@@ -11,3 +11,4 @@ mod delivery;
 mod ingress;
 mod recovery;
 mod simulator;
+mod spool;

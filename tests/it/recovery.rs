@@ -13,7 +13,7 @@ use crate::helpers::queue::drain;
 use crate::helpers::relay::{Bus, RelayProcess};
 
 /// Changes per second while faults strike.
-const RATE: f64 = 150.0;
+pub const RATE: f64 = 150.0;
 /// How long the load runs between two faults.
 const BETWEEN_FAULTS: Duration = Duration::from_secs(2);
 const FAULTS: usize = 3;
@@ -23,9 +23,9 @@ const ARRIVAL_MAX: Duration = Duration::from_secs(60);
 /// How long partitions may take to move.
 const SHARING_MAX: Duration = Duration::from_secs(20);
 
-type Seen = BTreeMap<EventId, usize>;
+pub type Seen = BTreeMap<EventId, usize>;
 
-async fn simulator(portals: &[PortalOptions]) -> Simulator {
+pub async fn simulator(portals: &[PortalOptions]) -> Simulator {
     let options = SimulatorOptions {
         portals: portals.to_vec(),
         dials: Dials {
@@ -37,7 +37,7 @@ async fn simulator(portals: &[PortalOptions]) -> Simulator {
     Simulator::start(options).await.unwrap()
 }
 
-fn portals() -> Vec<PortalOptions> {
+pub fn portals() -> Vec<PortalOptions> {
     vec![PortalOptions::new(8241), PortalOptions::new(62515)]
 }
 
@@ -66,14 +66,14 @@ fn promised(simulator: &Simulator, portals: &[PortalOptions]) -> BTreeSet<EventI
         .collect()
 }
 
-fn count(seen: &mut Seen, messages: impl IntoIterator<Item = EnrichedEvent>) {
+pub fn count(seen: &mut Seen, messages: impl IntoIterator<Item = EnrichedEvent>) {
     for event in messages.into_iter().flat_map(|message| message.data.events) {
         *seen.entry(event.id).or_default() += 1;
     }
 }
 
 /// Waits until HubSpot has nothing left to send, and then until all it was promised has arrived.
-async fn all_arrives(
+pub async fn all_arrives(
     simulator: &Simulator,
     portals: &[PortalOptions],
     mut arrived: impl AsyncFnMut(&mut Seen),
