@@ -25,14 +25,12 @@ use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer, web};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::bus::Bus;
 use crate::config::Config;
 use crate::ingress::{KeyringError, PublicUrlError};
 use crate::metrics::Metrics;
-use crate::shutdown::Grace;
 use crate::spool::{Spool, SpoolError};
 
 mod intake;
@@ -124,27 +122,19 @@ impl Receiver {
         self.addr
     }
 
-    /// Whether requests are taken even while the bus is away; `None` without a spool.
+    /// The spool, if there is one. It outlives the receiver: stop it after that.
     #[must_use]
-    pub fn spool_takes(&self) -> Option<watch::Receiver<bool>> {
-        self.spool.as_ref().map(|spool| spool.takes())
+    pub fn spool(&self) -> Option<&Arc<Spool>> {
+        self.spool.as_ref()
     }
 
-    /// Stops accepting, answers what is in flight, drains the spool if the bus is there, and returns when done; at
-    /// most `grace`, or about a second longer with a spool.
+    /// Stops accepting, answers what is in flight, returns when done; at most `grace`.
     ///
-    /// What is still in flight then gets no answer, and HubSpot sends it again. What is still in the spool stays there.
+    /// What is still in flight then gets no answer, and HubSpot sends it again.
     pub async fn stop(mut self, grace: Duration) {
-        let grace = Grace::begin(grace);
-        if let Some(server) = self.server.take() {
-            self.stop_server(server, grace.left()).await;
-        }
-        if let Some(spool) = &self.spool {
-            spool.stop(grace.left()).await;
-        }
-    }
-
-    async fn stop_server(&self, server: JoinHandle<std::io::Result<()>>, grace: Duration) {
+        let Some(server) = self.server.take() else {
+            return;
+        };
         let abort = server.abort_handle();
         let stopped = async {
             self.handle.stop(true).await;

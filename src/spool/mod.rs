@@ -42,6 +42,8 @@ use writer::{COMMANDS_MAX, Command, View, Writer};
 const HOLD_MAX: Duration = Duration::from_millis(500);
 /// How long the disk may take. Then the request is answered 503: HubSpot gives up after 5 s in all.
 const STORE_MAX: Duration = Duration::from_secs(1);
+/// How long the writer may take to let go of the folder.
+const CLOSE_MAX: Duration = Duration::from_millis(300);
 /// The setting that errors name.
 const KEY: &str = "spool.folder";
 
@@ -178,7 +180,7 @@ impl Spool {
         let left = self.view.borrow().waiting.messages;
         let (done, closed) = oneshot::channel();
         if self.commands.send(Command::Close { done }).await.is_ok() {
-            let _ = timeout(STORE_MAX, closed).await;
+            let _ = timeout(CLOSE_MAX, closed).await;
         }
         if left == 0 {
             tracing::info!("the spool is empty");

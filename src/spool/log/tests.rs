@@ -158,7 +158,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_the_disk_does_what_was_answered_comes_out_in_order_and_the_bound_holds(
@@ -197,7 +197,7 @@ fn flip(temp: &TempDir, name: &str, place: usize) {
 
 #[test]
 fn bits_flipped_on_disk_cost_the_messages_they_hit_and_are_counted() {
-    for seed in 0..12 {
+    for seed in 0..6 {
         let temp = tempfile::tempdir().unwrap();
         let put = filled(&temp);
         let mut random = simulated::Random::new(seed);
