@@ -148,8 +148,8 @@ impl Relay {
         &self.bus
     }
 
-    /// Stops: not ready any more, after `shutdown.delay` no new requests, the spool drained and no new deliveries, what is in flight
-    /// finished and settled, then the bus, then the admin port. Returns within `shutdown.grace`, or
+    /// Stops: not ready any more, after `shutdown.delay` no new requests, the spool drained, no new deliveries, what
+    /// is in flight finished and settled, then the bus, then the admin port. Returns within `shutdown.grace`, or
     /// about two seconds later when parts had to be left behind.
     ///
     /// # Errors

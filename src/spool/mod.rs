@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::bus::{Bus, MESSAGE_BYTES_MAX, Outgoing, PublishError};
 use crate::folder::{Folder, FolderError};
@@ -40,9 +40,11 @@ use writer::{COMMANDS_MAX, Command, View, Writer};
 
 /// How long a request is held while the last of the spool goes to the broker. Then it goes behind it.
 const HOLD_MAX: Duration = Duration::from_millis(500);
-/// How long the disk may take. Then the request is answered 503: HubSpot gives up after 5 s in all.
-const STORE_MAX: Duration = Duration::from_secs(1);
-/// How long the writer may take to let go of the folder.
+/// When a request has its answer, broker and disk together: HubSpot gives it up after 5 s.
+const ANSWER_MAX: Duration = Duration::from_millis(4_500);
+/// What the disk is given at least, whatever the broker has taken of that.
+const STORE_MIN: Duration = Duration::from_millis(250);
+/// How long the writer may take to let go of the folder, where no grace is left.
 const CLOSE_MAX: Duration = Duration::from_millis(300);
 /// The setting that errors name.
 const KEY: &str = "spool.folder";
@@ -150,10 +152,11 @@ impl Spool {
     /// Publishes the messages of a request, or spools them; the verdicts are as [`Bus::publish`] gives them, and `Ok`
     /// means durable here as there.
     pub async fn publish(&self, messages: Vec<Outgoing>) -> Vec<Result<(), PublishError>> {
+        let deadline = Instant::now() + ANSWER_MAX;
         self.held().await;
         if !self.is_straight() {
             let count = messages.len();
-            return vec![self.store(messages).await; count];
+            return vec![self.store(messages, deadline).await; count];
         }
         let mut verdicts = self.bus.publish(messages.clone()).await;
         if verdicts.len() != messages.len() || !verdicts.iter().all(may_be_spooled) {
@@ -165,7 +168,7 @@ impl Spool {
         if failed.is_empty() {
             return verdicts;
         }
-        let stored = self.store(failed).await;
+        let stored = self.store(failed, deadline).await;
         let of_failed = verdicts.iter_mut().filter(|verdict| verdict.is_err());
         of_failed.for_each(|verdict| *verdict = stored);
         verdicts
@@ -173,14 +176,15 @@ impl Spool {
 
     /// Ends with an empty spool if the broker takes all of it within `grace`; what is left stays on the disk.
     pub async fn stop(&self, grace: Duration) {
+        let end = Instant::now() + grace;
         // A deadline that passes is told below, by what is left.
-        let _ = timeout(grace, self.drained()).await;
+        let _ = timeout_at(end, self.drained()).await;
         let mut tasks = std::mem::take(&mut *self.lock_tasks());
         tasks.shutdown().await;
         let left = self.view.borrow().waiting.messages;
         let (done, closed) = oneshot::channel();
         if self.commands.send(Command::Close { done }).await.is_ok() {
-            let _ = timeout(CLOSE_MAX, closed).await;
+            let _ = timeout_at(end.max(Instant::now() + CLOSE_MAX), closed).await;
         }
         if left == 0 {
             tracing::info!("the spool is empty");
@@ -219,7 +223,7 @@ impl Spool {
             && *self.connected.borrow()
     }
 
-    async fn store(&self, messages: Vec<Outgoing>) -> Result<(), PublishError> {
+    async fn store(&self, messages: Vec<Outgoing>, deadline: Instant) -> Result<(), PublishError> {
         let fits = |one: &Outgoing| one.message.body.len() <= MESSAGE_BYTES_MAX;
         if !messages.iter().all(fits) {
             return Err(PublishError::TooLarge);
@@ -234,7 +238,8 @@ impl Spool {
             self.commands.send(command).await.ok()?;
             stored.await.ok()
         };
-        match timeout(STORE_MAX, stored).await {
+        let deadline = deadline.max(Instant::now() + STORE_MIN);
+        match timeout_at(deadline, stored).await {
             Ok(Some(Ok(()))) => Ok(()),
             Ok(Some(Err(error))) => {
                 tracing::debug!(%error, "the spool did not take a request");

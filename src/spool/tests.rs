@@ -309,7 +309,7 @@ async fn damage_is_counted_told_and_set_apart_and_the_rest_arrives() {
     let (folder, bus) = (folder(), MemoryBus::new(false));
     let (spool, _) = open(&folder, &bus);
     put(&spool, 0..10).await;
-    spool.stop(Duration::ZERO).await;
+    spool.stop(PATIENCE).await;
     let files = || {
         std::fs::read_dir(folder.path())
             .unwrap()
