@@ -245,7 +245,10 @@ class Workload:
         for probe, expected in (("livenessProbe", 200), ("readinessProbe", ready)):
             get = self.container[probe]["httpGet"]
             expect(get["port"] == "admin", self.where, f"{probe} asks the port {get['port']}")
-            answer = status(f"http://127.0.0.1:{admin}{get['path']}")[0]
+            url = f"http://127.0.0.1:{admin}{get['path']}"
+            # The admin port answers before the rest has started.
+            while (answer := status(url)[0]) != expected and time.monotonic() - begun < START_SECONDS:
+                time.sleep(0.05)
             expect(answer == expected, self.where, f"{probe}: {get['path']} answers {answer}")
         answer = status(f"http://127.0.0.1:{admin}/metrics")[0]
         expect(answer == 200, self.where, f"/metrics answers {answer}")
