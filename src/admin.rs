@@ -3,8 +3,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use actix_web::dev::ServerHandle;
 use actix_web::http::header::ContentType;
@@ -99,6 +99,7 @@ impl Admin {
 #[derive(Debug)]
 pub struct Health {
     bus: watch::Receiver<bool>,
+    spool: OnceLock<watch::Receiver<bool>>,
     started: AtomicBool,
     stopping: AtomicBool,
 }
@@ -109,9 +110,15 @@ impl Health {
     pub fn new(bus: watch::Receiver<bool>) -> Self {
         Self {
             bus,
+            spool: OnceLock::new(),
             started: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         }
+    }
+
+    /// There is a spool: while it `takes` requests, a bus that is away is no reason not to be ready.
+    pub fn has_spool(&self, takes: watch::Receiver<bool>) {
+        self.spool.get_or_init(|| takes);
     }
 
     /// Everything runs; until now we were not ready.
@@ -148,10 +155,14 @@ impl Health {
         if !self.started.load(Ordering::Relaxed) {
             return Err("starting");
         }
-        if !*self.bus.borrow() {
-            return Err("the bus is not connected");
+        if *self.bus.borrow() {
+            return Ok(());
         }
-        Ok(())
+        match self.spool.get().map(|takes| *takes.borrow()) {
+            Some(true) => Ok(()),
+            Some(false) => Err("the bus is not connected, and the spool takes nothing"),
+            None => Err("the bus is not connected"),
+        }
     }
 
     fn is_stopping(&self) -> bool {
@@ -205,6 +216,20 @@ mod tests {
         health.stop();
         assert_eq!(health.ready(), Err("stopping"));
         assert_eq!(health.alive(), Ok(()));
+    }
+
+    #[test]
+    fn a_spool_stands_in_for_the_bus_while_it_takes_requests() {
+        let (bus, connected) = watch::channel(false);
+        let (spool, takes) = watch::channel(true);
+        let health = Health::new(connected);
+        health.has_spool(takes);
+        health.start();
+        assert_eq!(health.ready(), Ok(()));
+        spool.send_replace(false);
+        assert!(health.ready().unwrap_err().contains("spool"));
+        bus.send_replace(true);
+        assert_eq!(health.ready(), Ok(()), "a full spool is no harm with a bus");
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub mod normalize;
 pub mod receiver;
 
 pub mod bus;
+pub mod folder;
+pub mod spool;
 
 pub mod demand;
 pub mod enrich;

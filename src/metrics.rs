@@ -133,6 +133,21 @@ metrics! {
     /// Messages in our queues that no consumer has taken yet (the embedded bus: has not settled yet): intake (all partitions), dead.letters, destination.NAME. Every process on the bus tells the same, every 15 s.
     bus_queue_messages: IntGaugeVec = "crm_relay_bus_queue_messages" ["queue"];
 
+    /// Messages that wait in the receiver's spool for the broker.
+    spool_messages: IntGauge = "crm_relay_spool_messages";
+    /// The size of the spool's files, damaged ones that are kept included.
+    spool_bytes: IntGauge = "crm_relay_spool_bytes";
+    /// `spool.bytes_max`; 0 without a spool.
+    spool_bytes_max: IntGauge = "crm_relay_spool_bytes_max";
+    /// How long the oldest message in the spool has waited; 0 when there is none.
+    spool_oldest_seconds: Gauge = "crm_relay_spool_oldest_seconds";
+    /// Messages stored in the spool.
+    spool_stored_total: IntCounter = "crm_relay_spool_stored_total";
+    /// Messages from the spool that the broker confirmed.
+    spool_drained_total: IntCounter = "crm_relay_spool_drained_total";
+    /// What could not be read in the spool: messages that are lost, and ends of files that a crash cut off.
+    spool_damaged_total: IntCounterVec = "crm_relay_spool_damaged_total" ["what": "message" | "end"];
+
     /// Partitions that this worker consumes. The sum over all workers is `bus.partitions`.
     worker_partitions: IntGauge = "crm_relay_worker_partitions";
 

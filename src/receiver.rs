@@ -2,7 +2,7 @@
 //!
 //! The way of a request stands in `intake`, from first to last; the steps are elsewhere:
 //! [`crate::ingress`] verifies, [`crate::normalize`] makes events, `outbox` makes messages, the bus keeps
-//! them, `outcome` answers.
+//! them (or, while it is away, the spool, where there is one), `outcome` answers.
 //!
 //! | what comes | answer |
 //! |---|---|
@@ -12,8 +12,8 @@
 //! | a body larger than `receiver.body_size_max` | 413 |
 //! | a body that does not come whole within [`BODY_DEADLINE`] | 408 |
 //! | no good signature | 401 |
-//! | a signed array | 204 once **every** message of it is confirmed, else 503 + `Retry-After` |
-//! | another signed body | 204 once its dead letter is confirmed, else 503 + `Retry-After` |
+//! | a signed array | 204 once **every** message of it is confirmed or spooled, else 503 + `Retry-After` |
+//! | another signed body | 204 once its dead letter is, else 503 + `Retry-After` |
 //!
 //! `Content-Type` and `Content-Encoding` are not looked at: the signature is over the bytes as they came.
 //! HubSpot does not compress; were it to begin, its signed bodies would be kept whole as dead letters
@@ -31,6 +31,7 @@ use crate::bus::Bus;
 use crate::config::Config;
 use crate::ingress::{KeyringError, PublicUrlError};
 use crate::metrics::Metrics;
+use crate::spool::{Spool, SpoolError};
 
 mod intake;
 mod outbox;
@@ -48,6 +49,7 @@ const SERVER_SHUTDOWN_SECONDS: u64 = 24 * 60 * 60;
 pub struct Receiver {
     addr: SocketAddr,
     handle: ServerHandle,
+    spool: Option<Arc<Spool>>,
     server: Option<JoinHandle<std::io::Result<()>>>,
 }
 
@@ -60,6 +62,9 @@ pub enum ReceiverError {
     /// The secrets of the apps.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
+    /// The folder of `spool.folder`.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
     /// The address is taken, or not ours.
     #[error("receiver.listen: cannot listen on {addr}: {source}")]
     Bind {
@@ -85,7 +90,8 @@ impl Receiver {
         bus: Arc<dyn Bus>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ReceiverError> {
-        let shared = web::Data::new(Shared::new(config, bus, metrics)?);
+        let spool = open_spool(config, &bus, &metrics)?;
+        let shared = web::Data::new(Shared::new(config, bus, spool.clone(), metrics)?);
         let listen = config.receiver.listen;
         let bind_error = |source| ReceiverError::Bind {
             addr: listen,
@@ -105,6 +111,7 @@ impl Receiver {
         Ok(Self {
             addr,
             handle: server.handle(),
+            spool,
             server: Some(tokio::spawn(server)),
         })
     }
@@ -113,6 +120,12 @@ impl Receiver {
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// The spool, if there is one. It outlives the receiver: stop it after that.
+    #[must_use]
+    pub fn spool(&self) -> Option<&Arc<Spool>> {
+        self.spool.as_ref()
     }
 
     /// Stops accepting, answers what is in flight, returns when done; at most `grace`.
@@ -136,6 +149,19 @@ impl Receiver {
             }
         }
     }
+}
+
+fn open_spool(
+    config: &Config,
+    bus: &Arc<dyn Bus>,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Arc<Spool>>, SpoolError> {
+    let Some(folder) = &config.spool.folder else {
+        return Ok(None);
+    };
+    let bytes_max = config.spool.bytes_max.as_u64();
+    let spool = Spool::open(folder, bytes_max, Arc::clone(bus), Arc::clone(metrics))?;
+    Ok(Some(Arc::new(spool)))
 }
 
 impl Drop for Receiver {

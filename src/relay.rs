@@ -20,6 +20,7 @@ use crate::portals::api::PortalsApi;
 use crate::portals::{Following, Portals, PortalsError};
 use crate::receiver::{Receiver, ReceiverError};
 use crate::shutdown::Grace;
+use crate::spool::Spool;
 use crate::worker::{Worker, WorkerError};
 
 /// Room for a destination that says nothing else: 1 GiB, in bytes.
@@ -106,6 +107,9 @@ impl Relay {
         tracing::info!(admin.addr = %admin.addr(), "the admin port listens");
         match Parts::start(config, role, &bus, portals.as_ref(), &metrics).await {
             Ok(parts) => {
+                if let Some(spool) = parts.spool() {
+                    health.has_spool(spool.takes());
+                }
                 health.start();
                 Ok(Self {
                     depths: Depths::watch(
@@ -152,8 +156,8 @@ impl Relay {
         &self.bus
     }
 
-    /// Stops: not ready any more, after `shutdown.delay` no new requests, no new deliveries, what is in flight
-    /// finished and settled, then the bus, then the admin port. Returns within `shutdown.grace`, or
+    /// Stops: not ready any more, after `shutdown.delay` no new requests, the spool drained, no new deliveries, what
+    /// is in flight finished and settled, then the bus, then the admin port. Returns within `shutdown.grace`, or
     /// about two seconds later when parts had to be left behind.
     ///
     /// # Errors
@@ -209,17 +213,34 @@ impl Parts {
         Ok(parts)
     }
 
+    fn spool(&self) -> Option<&Arc<Spool>> {
+        self.receiver.as_ref()?.spool()
+    }
+
     async fn stop(self, bus: &Arc<dyn Bus>, grace: Grace) -> Result<(), StopTimeout> {
         let reserve = CLOSE_RESERVE.min(grace.left() / 4);
         let mut in_time = true;
+        let spool = self.spool().cloned();
         if let Some(receiver) = self.receiver {
             let left = grace.left_before(reserve);
             in_time &= within(left, receiver.stop(left), "receiver").await;
         }
-        if let Some(worker) = self.worker {
-            let left = grace.left_before(reserve);
-            in_time &= within(left, worker.stop(left), "worker").await;
-        }
+        // Neither waits for the other: what the spool has left goes to the broker, as the worker's last messages do.
+        let left = grace.left_before(reserve);
+        let drained = async {
+            match spool {
+                Some(spool) => within(left, spool.stop(left), "spool").await,
+                None => true,
+            }
+        };
+        let worked = async {
+            match self.worker {
+                Some(worker) => within(left, worker.stop(left), "worker").await,
+                None => true,
+            }
+        };
+        let (drained, worked) = tokio::join!(drained, worked);
+        in_time &= drained && worked;
         drop(self.following);
         in_time &= within(grace.left(), bus.close(), "bus").await;
         if in_time { Ok(()) } else { Err(StopTimeout) }

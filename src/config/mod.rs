@@ -44,6 +44,8 @@ pub struct Config {
     pub app: BTreeMap<String, AppConfig>,
     /// Where events are stored and routed.
     pub bus: BusConfig,
+    /// Where the receiver keeps events while the broker is away.
+    pub spool: SpoolConfig,
     /// HubSpot's API.
     pub hubspot: HubSpotConfig,
     /// Portals by id, each with its token.
@@ -142,6 +144,18 @@ pub struct BusConfig {
     /// How long a publish may take before it counts as failed. HubSpot gives up after 5 s. Default `3s`.
     #[serde(with = "humantime_serde")]
     pub publish_timeout: Duration,
+}
+
+/// `[spool]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SpoolConfig {
+    /// A folder on a local disk that outlives the process, for one receiver alone. Left out: no spool, and requests are
+    /// answered 503 while the broker is away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// The most bytes its files may have; beyond, requests are answered 503. Default `1 GiB`.
+    pub bytes_max: ByteSize,
 }
 
 /// `[hubspot]`
@@ -360,6 +374,15 @@ impl Default for BusConfig {
             enriched_topic: None,
             events_topic: None,
             publish_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
+impl Default for SpoolConfig {
+    fn default() -> Self {
+        Self {
+            folder: None,
+            bytes_max: ByteSize::gib(1),
         }
     }
 }

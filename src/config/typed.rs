@@ -122,7 +122,9 @@ fn form_of(name: &str) -> Option<&'static str> {
         "publish_timeout" | "timeout" | "grace" | "delay" => {
             "a duration with its unit, such as 500ms, 3s or 1m"
         }
-        "body_size_max" | "max_length_bytes" => "a size, such as 8 MiB, or a number of bytes",
+        "body_size_max" | "max_length_bytes" | "bytes_max" => {
+            "a size, such as 8 MiB, or a number of bytes"
+        }
         "partitions" => "a whole number from 1 to 1024",
         "prefetch" => "a whole number from 1 to 65535",
         "portals" => "a list of texts, each a portal's id, such as [\"8241\"]",

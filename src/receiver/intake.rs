@@ -18,6 +18,7 @@ use crate::ingress::{
     Keyring, PublicUrls, SignatureError, SignatureHeaders, SignedRequest, Unverified, Verified,
 };
 use crate::metrics::{Metrics, seconds};
+use crate::spool::Spool;
 
 use super::ReceiverError;
 use super::outbox::Outbox;
@@ -33,6 +34,7 @@ pub(super) struct Shared {
     body_bytes_max: usize,
     in_flight: Arc<Semaphore>,
     bus: Arc<dyn Bus>,
+    spool: Option<Arc<Spool>>,
     metrics: Arc<Metrics>,
 }
 
@@ -47,6 +49,7 @@ impl Shared {
     pub(super) fn new(
         config: &Config,
         bus: Arc<dyn Bus>,
+        spool: Option<Arc<Spool>>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ReceiverError> {
         let receiver = &config.receiver;
@@ -57,6 +60,7 @@ impl Shared {
             body_bytes_max: usize::try_from(receiver.body_size_max.as_u64()).unwrap_or(usize::MAX),
             in_flight: Arc::new(Semaphore::new(requests_max)),
             bus,
+            spool,
             metrics,
         })
     }
@@ -141,7 +145,7 @@ impl Shared {
         Ok(request)
     }
 
-    /// Publishes all of it as one batch; `Ok` once every message is confirmed.
+    /// Publishes all of it as one batch, or spools it; `Ok` once every message is durable.
     ///
     /// It runs in a task of its own, which keeps the request's permit: a request that HubSpot gave up on is
     /// in flight until the bus has answered. The task stays on the thread of the connection: handing it
@@ -157,7 +161,10 @@ impl Shared {
         let shared = Arc::clone(self);
         let publish = async move {
             let expected = outbox.outgoing.len();
-            let verdicts = shared.bus.publish(outbox.outgoing).await;
+            let verdicts = match &shared.spool {
+                Some(spool) => spool.publish(outbox.outgoing).await,
+                None => shared.bus.publish(outbox.outgoing).await,
+            };
             drop(permit);
             let durable = durable(&verdicts, expected);
             if durable.is_ok() {

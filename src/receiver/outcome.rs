@@ -27,7 +27,7 @@ pub(super) enum Outcome {
     Incomplete,
     /// 503: `receiver.requests_max` requests are being worked on.
     Overloaded,
-    /// 503: the bus did not confirm everything.
+    /// 503: neither the bus nor the spool took everything.
     Unavailable,
 }
 

@@ -11,6 +11,7 @@ use crm_relay::bus::{
     Bus, Consumed, MESSAGE_BYTES_MAX, Outgoing, PublishError, Queue, StoredNote, Target, Topic,
 };
 use crm_relay::event::{Millis, RoutingKey};
+use crm_relay::folder::FolderError;
 use crm_relay::metrics::Metrics;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
@@ -737,7 +738,7 @@ impl OnEmbedded {
                 publish_timeout: Duration::from_secs(5),
             };
             match Embedded::open(options, Arc::new(Metrics::new())) {
-                Err(EmbeddedError::InUse { .. }) => {
+                Err(EmbeddedError::Folder(FolderError::InUse { .. })) => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 opened => return Arc::new(opened.unwrap()),

@@ -430,6 +430,19 @@ fn every_rule_refuses_what_it_is_for_and_names_the_setting() {
             "hubspot.timeout",
         ),
         ("", "[worker]\nprefetch = 0", Role::Run, "worker.prefetch"),
+        ("", "[spool]\nfolder = ''", Role::Run, "spool.folder"),
+        (
+            "",
+            "[spool]\nfolder = 'spool'",
+            Role::Worker,
+            "spool.folder",
+        ),
+        (
+            "",
+            "[spool]\nbytes_max = '1 MiB'",
+            Role::Run,
+            "spool.bytes_max",
+        ),
         ("[portal.8241]", "[portal.acme]", Role::Run, "portal.acme"),
         ("[portal.8241]", "[portal.08241]", Role::Run, "portal.08241"),
         (
@@ -564,6 +577,12 @@ fn roles_apart_need_a_broker_and_one_process_does_not() {
         .replace("kind = \"queue\"", "kind = 'ndjson'\npath = '-'");
     let config = load(&text, &[]).unwrap();
     assert_eq!(config.report(Role::Run).problems, []);
+    let spool = load(&text, &[("CRM_RELAY__SPOOL__FOLDER", "spool")]).unwrap();
+    let told = spool.report(Role::Run).problems;
+    assert_eq!(
+        told[0].key, "spool.folder",
+        "the embedded bus has a disk: {told:?}"
+    );
     for role in [Role::Receiver, Role::Worker] {
         let problems = config.report(role).problems;
         assert_eq!(problems.len(), 1, "{problems:?}");

@@ -18,3 +18,4 @@ mod object_types;
 mod portals;
 mod recovery;
 mod simulator;
+mod spool;

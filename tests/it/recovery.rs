@@ -13,7 +13,7 @@ use crate::helpers::queue::drain;
 use crate::helpers::relay::{Bus, RelayProcess};
 
 /// Changes per second while faults strike.
-const RATE: f64 = 150.0;
+pub const RATE: f64 = 150.0;
 /// How long the load runs between two faults.
 const BETWEEN_FAULTS: Duration = Duration::from_secs(2);
 const FAULTS: usize = 3;
@@ -37,7 +37,7 @@ pub async fn simulator(portals: &[PortalOptions]) -> Simulator {
     Simulator::start(options).await.unwrap()
 }
 
-fn portals() -> Vec<PortalOptions> {
+pub fn portals() -> Vec<PortalOptions> {
     vec![PortalOptions::new(8241), PortalOptions::new(62515)]
 }
 

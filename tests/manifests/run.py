@@ -23,7 +23,7 @@ from live import DESTINATION, live_metrics
 PROGRAM = sys.argv[1]
 HERE = os.path.dirname(__file__)
 KUBERNETES = "1.37"
-KUSTOMIZATIONS = ["k8s/base", "k8s/overlays/small", "k8s/overlays/ha"]
+KUSTOMIZATIONS = ["k8s/base", "k8s/overlays/small", "k8s/overlays/ha", "tests/manifests/spool"]
 ROLES = {"run", "receiver", "worker"}
 # What the last steps of stopping may take beyond shutdown.grace, in seconds.
 STOP_MARGIN = 5
@@ -136,6 +136,8 @@ class Workload:
     def __init__(self, where, manifest, manifests):
         self.where = f"{where} {manifest['kind']} {manifest['metadata']['name']}"
         self.manifests = manifests
+        self.kind = manifest["kind"]
+        self.claims = manifest["spec"].get("volumeClaimTemplates", [])
         self.pod = manifest["spec"]["template"]
         self.spec = self.pod["spec"]
         self.container = self.spec["containers"][0]
@@ -164,6 +166,22 @@ class Workload:
             known = name.startswith("CRM_RELAY_") or f"$({name})" in references
             expect(known, self.where, f"nothing reads the variable {name}")
         return values
+
+    def spool(self):
+        """The folder of the spool, if there is one."""
+        return self.environment().get("CRM_RELAY__SPOOL__FOLDER")
+
+    def check_spool(self):
+        """It is on a disk that comes back with the pod, which has room for it."""
+        if not self.spool():
+            return
+        expect(self.kind == "StatefulSet", self.where, "a spool's disk must come back with the pod")
+        volume = self.mounts.get(os.path.dirname(self.spool()))
+        sizes = {claim["metadata"]["name"]: claim["spec"]["resources"]["requests"]["storage"] for claim in self.claims}
+        expect(sizes.get(volume, "").endswith("Gi"), self.where, f"the spool is not on a claimed volume: {volume}")
+        effective = run(PROGRAM, "config", env={"CRM_RELAY__BUS__URL": "amqp://127.0.0.1"})
+        bytes_max = tomllib.loads(effective.stdout)["spool"]["bytes_max"]
+        expect(bytes_max == "1.0 GiB" and int(sizes[volume].removesuffix("Gi")) > 1, self.where, f"the spool may have {bytes_max}, its disk {sizes[volume]}")
 
     def check_ports(self):
         ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
@@ -200,6 +218,7 @@ class Workload:
             file.write(toml)
         environment = {
             **self.environment(),
+            **({"CRM_RELAY__SPOOL__FOLDER": folder + self.spool()} if self.spool() else {}),
             "CRM_RELAY__RECEIVER__LISTEN": f"127.0.0.1:{free_port()}",
             "CRM_RELAY__ADMIN__LISTEN": f"127.0.0.1:{admin}",
         }
@@ -221,11 +240,15 @@ class Workload:
                 expect(False, self.where, "the program does not start: " + log.read().decode()[-800:])
                 return
             time.sleep(0.05)
-        ready = 200 if self.role == "run" else 503  # There is no broker here.
+        # There is no broker here: who needs none is ready, and who has a spool.
+        ready = 200 if self.role == "run" or self.spool() else 503
         for probe, expected in (("livenessProbe", 200), ("readinessProbe", ready)):
             get = self.container[probe]["httpGet"]
             expect(get["port"] == "admin", self.where, f"{probe} asks the port {get['port']}")
-            answer = status(f"http://127.0.0.1:{admin}{get['path']}")[0]
+            url = f"http://127.0.0.1:{admin}{get['path']}"
+            # The admin port answers before the rest has started.
+            while (answer := status(url)[0]) != expected and time.monotonic() - begun < START_SECONDS:
+                time.sleep(0.05)
             expect(answer == expected, self.where, f"{probe}: {get['path']} answers {answer}")
         answer = status(f"http://127.0.0.1:{admin}/metrics")[0]
         expect(answer == 200, self.where, f"/metrics answers {answer}")
@@ -233,6 +256,7 @@ class Workload:
     def check(self):
         self.check_ports()
         self.check_stopping()
+        self.check_spool()
         folder = tempfile.mkdtemp()
         try:
             self.check_files(folder)
@@ -270,7 +294,8 @@ def check_wiring(where, manifests, workloads):
     for scaler in of_kind(manifests, "HorizontalPodAutoscaler", "ScaledObject"):
         spec = scaler["spec"]
         name = spec["scaleTargetRef"]["name"]
-        targets = [m for m in of_kind(manifests, "Deployment") if m["metadata"]["name"] == name]
+        kind = spec["scaleTargetRef"].get("kind", "Deployment")
+        targets = [m for m in of_kind(manifests, kind) if m["metadata"]["name"] == name]
         expect(len(targets) == 1, where, f"{scaler['kind']} scales {name}, which is not there")
         expect(all("replicas" not in target["spec"] for target in targets), where, f"{name} has replicas and a scaler")
         scaled[name] = spec.get("minReplicas", spec.get("minReplicaCount"))

@@ -5,27 +5,14 @@ use std::path::PathBuf;
 
 use rusqlite::ErrorCode;
 
+use crate::folder::FolderError;
+
 /// Why the embedded bus did not open. Each names the setting to look at.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
-    /// Another process has the store open.
-    #[error(
-        "bus.data_dir {data_dir:?} is in use by another process; stop that one, or give this one a folder of its own"
-    )]
-    InUse {
-        /// The folder.
-        data_dir: PathBuf,
-    },
-    /// The folder or a file in it cannot be made, opened or locked.
-    #[error(
-        "bus.data_dir: cannot open {path:?}: {source}; it must be on a local disk and writable by this user"
-    )]
-    Io {
-        /// The folder or file.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
+    /// The folder cannot be had.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// The store was made for another number of partitions.
     #[error(
         "bus.partitions is {configured}, but the store in bus.data_dir was made for {stored}; set it back, or let the store run empty and give a new folder"

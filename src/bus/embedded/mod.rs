@@ -27,11 +27,11 @@ use super::{
     Bus, BusUnavailable, Consumer, ConsumerFeed, MESSAGE_BYTES_MAX, Outgoing, PublishError, Queue,
     StoredNote, Target,
 };
+use crate::folder::Folder;
 use crate::metrics::{Metrics, seconds};
 
 mod error;
 mod feed;
-mod folder;
 mod open;
 mod signals;
 mod store;
@@ -42,10 +42,12 @@ mod tests;
 
 pub use error::EmbeddedError;
 
-use folder::Folder;
 use signals::Signals;
 use store::{Appended, QueueId};
 use writer::{COMMANDS_MAX, Command, Writer};
+
+/// The database in the folder. SQLite gives `-wal` and `-shm` beside it the same permissions.
+const DATABASE_FILE: &str = "bus.sqlite3";
 
 /// How the embedded bus is opened.
 #[derive(Clone, Debug)]
@@ -88,8 +90,8 @@ impl Embedded {
         if options.partitions == 0 {
             return Err(EmbeddedError::NoPartitions);
         }
-        let folder = Folder::open(&options.data_dir)?;
-        let store = open::open(&folder.database()?, options.partitions)?;
+        let folder = Folder::open(&options.data_dir, "bus.data_dir")?;
+        let store = open::open(&folder.file(DATABASE_FILE)?, options.partitions)?;
         let signals = Arc::new(Signals::new(options.partitions, metrics));
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
         let writer = Writer {

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::bus::{Consumed, Delivery, Message, Topic};
+use crate::folder::FolderError;
 
 mod model;
 
@@ -157,7 +158,9 @@ async fn dropping_the_bus_without_closing_unlocks_it_and_loses_nothing() {
         loop {
             match try_open(original.path(), 2) {
                 Ok(bus) => return bus,
-                Err(EmbeddedError::InUse { .. }) => tokio::task::yield_now().await,
+                Err(EmbeddedError::Folder(FolderError::InUse { .. })) => {
+                    tokio::task::yield_now().await
+                }
                 Err(error) => panic!("{error}"),
             }
         }

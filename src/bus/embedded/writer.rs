@@ -18,10 +18,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout_at;
 
 use super::error::passes;
-use super::folder::Folder;
 use super::signals::Signals;
 use super::store::{Appended, Fetched, QueueId, Round, Store, Wanted};
 use crate::bus::{PublishError, RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN, Settlement, StoredNote};
+use crate::folder::Folder;
 
 /// Commands that may wait for the writer.
 pub(super) const COMMANDS_MAX: usize = 1_024;

@@ -13,6 +13,8 @@ use crate::telemetry;
 const PARTITIONS_MAX: u16 = 1_024;
 /// HubSpot gives a request up after this long.
 const HUBSPOT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The smallest spool: the largest message several times, since a file of it goes as a whole.
+const SPOOL_BYTES_MIN: u64 = 32 * 1024 * 1024;
 /// The longest name of a destination and the longest prefix. Queue names have at most 255 bytes.
 pub(super) const NAME_BYTES_MAX: usize = 64;
 
@@ -23,6 +25,8 @@ pub(super) const RULES: &[Rule] = &[
     partitions_are_bounded,
     publishes_end_before_hubspot_gives_up,
     stopping_leaves_time_to_publish,
+    a_spool_stands_before_a_broker,
+    a_spool_has_room,
     log_filter_is_understood,
 ];
 
@@ -98,6 +102,31 @@ fn stopping_leaves_time_to_publish(config: &Config, _: Role) -> Vec<Problem> {
                 .saturating_add(config.bus.publish_timeout),
         "shutdown.grace",
         "it is shorter than shutdown.delay and bus.publish_timeout together, so requests could be cut off while they are stored; write a longer one, such as 25s",
+    )
+}
+
+fn a_spool_stands_before_a_broker(config: &Config, role: Role) -> Vec<Problem> {
+    let fault = match &config.spool.folder {
+        None => return Vec::new(),
+        Some(folder) if folder.as_os_str().is_empty() => {
+            "it is empty; write a folder on a disk that outlives the process, or leave it out"
+        }
+        Some(_) if !role.receives() => {
+            "a worker receives nothing that could be spooled; set it for receivers alone, by CRM_RELAY__SPOOL__FOLDER where they share a file with workers"
+        }
+        Some(_) if config.bus.url.is_none() => {
+            "there is no broker that could be away: the embedded bus stores on this disk already; leave it out, or set bus.url"
+        }
+        Some(_) => return Vec::new(),
+    };
+    vec![Problem::new("spool.folder", fault)]
+}
+
+fn a_spool_has_room(config: &Config, _: Role) -> Vec<Problem> {
+    problem_if(
+        config.spool.bytes_max.as_u64() < SPOOL_BYTES_MIN,
+        "spool.bytes_max",
+        "write at least 32 MiB, since a single message may have 8 MiB; HubSpot is answered 503 when it is full",
     )
 }
 
