@@ -38,8 +38,7 @@ pub fn unread(
 /// # Panics
 /// When the record's read has not ended.
 pub fn read(
-    portal_id: &PortalId,
-    key: &Key,
+    (portal_id, key): (&PortalId, &Key),
     version: Version,
     mut events: Vec<Event>,
     reading: Reading,

@@ -215,9 +215,7 @@ impl Portal {
             .memory
             .next_version(of, state, read, updated_at, ctx.now);
         let shared = &self.shared;
-        assemble::read(
-            &self.id, key, version, events, reading, parts, shared, ctx.plans,
-        )
+        assemble::read(of, version, events, reading, parts, shared, ctx.plans)
     }
 
     /// Sends a job that needs no read. A deletion that is older than what was sent is no news: the record
