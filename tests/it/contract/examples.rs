@@ -137,8 +137,10 @@ impl Desk {
 
 /// The types that the simulator holds, by the names that messages have.
 fn simulated_types(hubspot: &Control) -> BTreeSet<String> {
+    // Those whose id no source tells have one of the simulator's there.
     let standard = STANDARD_OBJECT_TYPES
         .iter()
+        .filter(|standard| standard.id != standard.plural)
         .map(|standard| standard.singular);
     let all = standard.chain([CUSTOM_OBJECT]);
     let simulated = all.filter(|name| hubspot.ids(PORTAL, name).is_ok());
