@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::ConfigArgs;
 use crate::config::{Config, PortalConfig, Secret, is_portal_id};
 use crate::event::PortalId;
-use crate::portals::{self, Apps, Folder, SealingKeys, settings_of};
+use crate::portals::{self, Apps, Folder, SealingKeys, settings_of_file};
 
 /// The longest token that is read.
 const TOKEN_BYTES_MAX: u64 = 16 << 10;
@@ -175,7 +175,7 @@ fn list(config: &Config, folder: &Folder, out: &mut impl io::Write) -> anyhow::R
 }
 
 fn state_of(id: &PortalId, portal: &PortalConfig, apps: &Apps, folder: &Folder) -> String {
-    if let Err(error) = settings_of(id.as_str(), portal, apps, folder.keys(), None) {
+    if let Err(error) = settings_of_file(id.as_str(), portal, apps, folder.keys(), None) {
         return format!("unusable: {}", error.told());
     }
     let state = if portal.paused { "paused" } else { "active" };

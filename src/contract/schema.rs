@@ -102,6 +102,8 @@ fn without_rust(schema: &mut Schema) {
     }
     schema.remove("default");
     if let Some(Value::String(text)) = schema.get_mut("description") {
+        // Where we have it from is for maintainers.
+        text.truncate(text.find("\n\n# ").unwrap_or(text.len()));
         let lines = text
             .replace("\n\n", "\0")
             .replace("\n- ", "\u{1}")

@@ -124,8 +124,8 @@ pub enum ObjectChange {
 /// A change of one edge between two records, as seen from the `from` side.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AssociationEvent {
-    /// The same in what HubSpot tells from the other end, and when the edge is removed; see
-    /// [`AssociationEvent::edge_of`]. Absent in events of earlier versions.
+    /// The same in what HubSpot tells from the other end, and when the edge is removed. Absent in events of earlier
+    /// versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edge_id: Option<EdgeId>,
     /// Type of the record the edge starts from.

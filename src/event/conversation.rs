@@ -16,8 +16,7 @@ use super::{Millis, ObjectId};
 pub struct Conversation {
     /// The thread.
     pub thread: Thread,
-    /// The messages that the events of this message tell of, the newest [`Conversation::MESSAGES_MAX`], in the
-    /// order they came.
+    /// The messages that the events of this message tell of, the newest 10, in the order they came.
     pub messages: Vec<ThreadMessage>,
     /// Who is named above, by actor id, as far as HubSpot knows them.
     pub actors: BTreeMap<String, Actor>,

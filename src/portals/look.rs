@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
 use super::folder::{Fingerprint, Folder, has_plain_token};
-use super::{Portals, settings_of};
+use super::{Portals, settings_of_file};
 use crate::event::{Millis, PortalId};
 
 /// A file that changed less than so many seconds ago is read again at the next look: times have a grain.
@@ -189,7 +189,7 @@ impl Portals {
             return Ok(None);
         };
         let keep = Some(Self::keep(folder));
-        let settings = settings_of(id.as_str(), &written, &self.apps, folder.keys(), keep)
+        let settings = settings_of_file(id.as_str(), &written, &self.apps, folder.keys(), keep)
             .map_err(|error| in_file(error.told()))?;
         let before = self.tokens.status(id);
         let is_changed = self

@@ -28,7 +28,7 @@ mod settings;
 
 pub use folder::{Folder, FolderError, PORTALS_MAX};
 pub use seal::{Place, SealError, SealingKeys};
-pub use settings::{Apps, SettingsError, settings_of};
+pub use settings::{Apps, SettingsError, settings_of, settings_of_file};
 
 use look::Looked;
 
@@ -325,7 +325,7 @@ pub fn check(
             return Err(ChangeError::Reference);
         }
     }
-    settings_of(id.as_str(), portal, apps, folder.keys(), None)?;
+    settings_of_file(id.as_str(), portal, apps, folder.keys(), None)?;
     Ok(())
 }
 

@@ -41,6 +41,11 @@ pub enum SettingsError {
     /// Nothing says which app.
     #[error("it is missing, and {0} apps have a client_id; write the name of one that has")]
     WhichApp(usize),
+    /// What only `relay.toml` may say.
+    #[error(
+        "it is read from the configuration file alone, and this portal stands in a file of its own; leave it out, and write enrich.<type>.external_id for all portals"
+    )]
+    ExternalId,
     /// A token that cannot be unsealed.
     #[error("{source}")]
     Seal {
@@ -65,6 +70,7 @@ impl SettingsError {
     pub fn key(&self) -> Option<&'static str> {
         match self {
             Self::NoToken | Self::TwoTokens => None,
+            Self::ExternalId => Some("external_id"),
             Self::AppOfNothing | Self::NoApp(_) | Self::NoClientId(_) | Self::WhichApp(_) => {
                 Some("app")
             }
@@ -112,6 +118,24 @@ impl Apps {
             [only] => Ok(Arc::clone(only)),
             several => Err(SettingsError::WhichApp(several.len())),
         }
+    }
+}
+
+/// The same of what stands in a file of the portal's own.
+///
+/// # Errors
+/// Every variant of [`SettingsError`].
+pub fn settings_of_file(
+    portal: &str,
+    written: &PortalConfig,
+    apps: &Apps,
+    keys: &SealingKeys,
+    keep: Option<Keep>,
+) -> Result<PortalSettings, SettingsError> {
+    if written.external_id.is_empty() {
+        settings_of(portal, written, apps, keys, keep)
+    } else {
+        Err(SettingsError::ExternalId)
     }
 }
 
@@ -176,7 +200,7 @@ mod tests {
     fn told(apps: &Apps, portal: &str) -> String {
         let written = toml::from_str(portal).unwrap();
         let keys = SealingKeys::none();
-        match settings_of("8241", &written, apps, &keys, None) {
+        match settings_of_file("8241", &written, apps, &keys, None) {
             Ok(settings) => format!("{settings:?}"),
             Err(error) => error.told(),
         }
@@ -199,6 +223,11 @@ mod tests {
             (&one, refresh.to_owned(), "PortalSettings"),
             (&two, format!("{refresh}app = 'b'"), "PortalSettings"),
             (&one, String::new(), "it has no token"),
+            (
+                &one,
+                "access_token = 'hunter2'\nexternal_id = { contact = 'badge' }".to_owned(),
+                "external_id: it is read from the configuration file alone",
+            ),
             (
                 &one,
                 format!("{refresh}access_token = 'hunter2'"),
