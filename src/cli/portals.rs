@@ -57,7 +57,7 @@ struct Put {
     /// What the token is.
     #[arg(long, value_enum)]
     token: Kind,
-    /// The app of a refresh token; left out, the only one with a client_id.
+    /// The app of a refresh token; left out, the only one with a client id.
     #[arg(long)]
     app: Option<String>,
     /// The portal is paused at first.

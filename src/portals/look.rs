@@ -203,7 +203,7 @@ impl Portals {
             // The same was written once more.
             self.tokens.retry(id);
         }
-        Ok(is_changed.then(|| match before {
+        Ok(is_changed.then_some(match before {
             None => "added",
             Some(before) if !before.paused && written.paused => "paused",
             Some(before) if before.paused && !written.paused => "resumed",
