@@ -2,5 +2,6 @@
 
 mod desk;
 mod limits;
+mod oauth;
 mod reads;
 mod webhooks;

@@ -259,6 +259,7 @@ impl From<TokenError> for RefreshError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hubspot::client::http_client;
 
     fn app() -> OAuthApp {
         OAuthApp {
@@ -332,7 +333,8 @@ mod tests {
             ("2026-09", "/oauth/2026-09/token"),
         ] {
             let base = Url::parse("https://api.hubapi.com").unwrap();
-            let endpoint = Endpoint::new(reqwest::Client::new(), &base, version.parse().unwrap());
+            let http = http_client(&base, Duration::from_secs(1)).unwrap();
+            let endpoint = Endpoint::new(http, &base, version.parse().unwrap());
             assert_eq!(endpoint.url.path(), path);
         }
     }
