@@ -1,5 +1,6 @@
-//! The worker: consume → enrich → fan out. One shell (`shell.rs`) around one engine for each partition that is ours,
-//! and beside them one task that searches the dead letters for erased records (`purge.rs`).
+//! The worker: consume → enrich → fan out. One shell (`shell.rs`) around one engine for each partition that is ours.
+//!
+//! Beside them one task takes erased records out of the dead letters (`purge.rs`).
 //!
 //! A shell that panics is started again: the bus delivers anew what it had not settled.
 

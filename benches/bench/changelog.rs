@@ -10,7 +10,7 @@ use crm_relay::bus::embedded::{Embedded, EmbeddedOptions};
 use crm_relay::bus::rabbitmq::{RabbitMq, RabbitMqOptions};
 use crm_relay::bus::{Bus, Message, Outgoing, Target};
 use crm_relay::enrich::{Ending, Engine, Entry, NOTE_DELAY, Note, Plans, SEEN_KEEP, Sent};
-use crm_relay::event::Millis;
+use crm_relay::event::{Millis, ObjectTypeId, RecordDigest};
 use crm_relay::metrics::Metrics;
 use tokio::sync::mpsc;
 
@@ -89,6 +89,7 @@ fn note(number: u64) -> Outgoing {
         let spread = (u128::from(n) + kind).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         spread.to_be_bytes()
     };
+    let contact = ObjectTypeId::from_name("contact");
     let events = number * EVENTS_PER_SECOND..(number + 1) * EVENTS_PER_SECOND;
     let entries = events.flat_map(|n| {
         let sent = Sent {
@@ -103,7 +104,7 @@ fn note(number: u64) -> Outgoing {
         [
             event,
             Entry::Sent {
-                record: hash(1 << 100, n),
+                record: RecordDigest::of(&"1".into(), &contact, &n.to_string().into()),
                 sent,
             },
         ]
