@@ -43,24 +43,36 @@ fn a_portal_that_was_dropped_starts_with_one_call() {
 }
 
 #[test]
-fn a_portal_in_use_or_in_trouble_is_not_dropped() {
+fn a_portal_in_use_is_not_dropped() {
     let mut world = World::new();
     world.record("1", 5, &[]);
     for n in 0..30 {
         world.deliver(vec![changed("1", n, "")]);
         tick_after(&mut world, IDLE_KEEP / 10);
     }
-    assert_eq!(world.calls_to("properties"), 1, "it was never dropped");
-    world.deliver(vec![event_of("revoked", changed("1", 1, ""))]);
+    assert_eq!(world.calls_to("properties"), 1);
+}
+
+#[test]
+fn a_portal_of_which_a_call_is_under_way_is_not_dropped() {
+    let mut world = World::new();
     world.model.latency = 3 * IDLE_KEEP;
-    world.deliver(vec![changed("1", 99, "")]);
+    world.deliver(vec![changed("1", 1, "")]);
+    world.tell(Input::Lost);
     tick_after(&mut world, 2 * IDLE_KEEP);
-    let portals: Vec<_> = world.engine.portals.values_mut().collect();
-    assert_eq!(
-        portals.len(),
-        2,
-        "a call is under way, and a token is refused"
-    );
+    assert_eq!(world.engine.portals.len(), 1, "its call may still count");
+    tick_after(&mut world, 4 * IDLE_KEEP);
+    assert_eq!(world.engine.portals.len(), 0);
+}
+
+#[test]
+fn a_portal_whose_token_is_refused_is_not_dropped() {
+    let mut world = World::new();
+    world.deliver(vec![event_of("revoked", changed("1", 1, ""))]);
+    world.settle();
+    world.tell(Input::Lost);
+    tick_after(&mut world, 3 * IDLE_KEEP);
+    assert_eq!(world.engine.stats(world.now).portals_paused, 1);
 }
 
 #[test]
