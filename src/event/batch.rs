@@ -188,7 +188,7 @@ mod tests {
     fn an_element_is_a_flat_cloudevent() {
         let batch = Batch::new(one_of_each()).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&batch.encode()).unwrap();
-        assert_eq!(json[1]["type"], "crm.contact.property_changed.v1");
+        assert_eq!(json[1]["type"], "crm.contact.event.property_changed.v1");
         assert_eq!(json[1]["subject"], "contact/512");
         assert_eq!(json[1]["data"]["kind"], "property_changed");
         assert_eq!(json[1]["data"]["property_value"], serde_json::Value::Null);

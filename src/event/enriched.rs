@@ -469,7 +469,9 @@ impl JsonSchema for PropertyValue {
                 {"type": "number", "description": "`number` properties, in HubSpot's own digits."},
                 {"type": "string", "description": "All else: text, dates (`2026-11-23`), times (RFC 3339), single \
                                                    selections (internal value)."},
-                {"type": "array", "items": {"type": "string"}, "description": "Multiple selections: internal values."}
+                {"type": "array", "items": {}, "description": "Multiple selections: internal values, all of them texts. Or a list \
+                                                               that a `json` property holds."},
+                {"type": "object", "additionalProperties": true, "description": "`json` properties."}
             ]
         })
     }

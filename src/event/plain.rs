@@ -14,7 +14,7 @@ pub struct PlainEvent<E = Event> {
     pub id: EventId,
     /// `hubspot/<portal_id>`.
     pub source: String,
-    /// `<object_type>/<object_id>`; see [`Event::subject`].
+    /// `<object_type>/<object_id>`: what the event is about.
     pub subject: String,
     /// `crm.<object_type>.event.<kind>.v1`.
     pub r#type: String,
