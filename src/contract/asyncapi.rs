@@ -47,33 +47,17 @@ fn channels() -> Value {
             },
             "bindings": {"amqp": queue("crm.destination.<name>")},
         },
-        "enriched": {
-            "address": "{portal_id}.{object_type}.{kind}.{detail}",
-            "description": "The topic exchange for queues of your own: bind them by patterns of these keys. A message has the keys \
-                            of all its events, the first as routing key and the rest in `CC`. Best effort: what no queue takes is gone.",
-            "parameters": {
-                "portal_id": {"description": "The account."},
-                "object_type": {"description": "The readable name of the type."},
-                "kind": {"description": "What happened: the `kind` of the event."},
-                "detail": {"description": "The property that changed, or the type at the other end of an association; without one \
-                                           the key ends before it."},
-            },
-            "messages": {"enrichedEvent": {"$ref": "#/components/messages/enrichedEvent"}},
-            "bindings": {"amqp": exchange("crm.enriched")},
-        },
-        "events": {
-            "address": "{portal_id}.{object_type}.{kind}.{detail}",
-            "description": "The topic exchange of plain events, where `bus.events_topic` asks for them; keys as for `enriched`. Best effort.",
-            "parameters": {
-                "portal_id": {"description": "The account."},
-                "object_type": {"description": "The readable name of the type."},
-                "kind": {"description": "What happened: the `kind` of the event."},
-                "detail": {"description": "The property that changed, or the type at the other end of an association; without one \
-                                           the key ends before it."},
-            },
-            "messages": {"plainEvent": {"$ref": "#/components/messages/plainEvent"}},
-            "bindings": {"amqp": exchange("crm.events")},
-        },
+        "enriched": topic(
+            "crm.enriched",
+            "enrichedEvent",
+            "The topic exchange for queues of your own: bind them by patterns of these keys. A message has the keys \
+             of all its events, the first as routing key and the rest in `CC`. Best effort: what no queue takes is gone.",
+        ),
+        "events": topic(
+            "crm.events",
+            "plainEvent",
+            "The topic exchange of plain events, where `bus.events_topic` asks for them; keys as for `enriched`. Best effort.",
+        ),
         "deadLetters": {
             "address": "{prefix}.dead.letters",
             "description": "The queue of all dead letters.",
@@ -91,6 +75,23 @@ fn channels() -> Value {
             "messages": {"deadLetter": {"$ref": "#/components/messages/deadLetter"}},
             "bindings": {"amqp": exchange("crm.dead")},
         },
+    })
+}
+
+/// A topic exchange for queues that others bind, by the keys of events.
+fn topic(name: &str, message: &str, description: &str) -> Value {
+    json!({
+        "address": "{portal_id}.{object_type}.{kind}.{detail}",
+        "description": description,
+        "parameters": {
+            "portal_id": {"description": "The account."},
+            "object_type": {"description": "The readable name of the type."},
+            "kind": {"description": "What happened: the `kind` of the event."},
+            "detail": {"description": "The property that changed, or the type at the other end of an association; without one \
+                                       the key ends before it."},
+        },
+        "messages": {message: {"$ref": format!("#/components/messages/{message}")}},
+        "bindings": {"amqp": exchange(name)},
     })
 }
 
