@@ -15,6 +15,8 @@ use crate::process::{Process, free_address, wait_for_listener};
 
 /// The relay's default.
 pub const PARTITIONS: u16 = 16;
+/// What both read, where nothing else is said.
+const ENRICH: &str = "[enrich.contact]\nassociations = [\"company\"]\n";
 /// What the comparison keeps in the air at once, calls and messages.
 const CONCURRENCY: &str = "50";
 
@@ -37,6 +39,8 @@ pub struct Place {
     /// How many portals it serves, and how many partitions the relay spreads them over.
     pub portals: u64,
     pub partitions: u16,
+    /// The relay's settings of what to read.
+    pub enrich: String,
 }
 
 impl Place {
@@ -49,6 +53,7 @@ impl Place {
             calls_per_10s: manners.calls_per_10s,
             portals: 1,
             partitions: PARTITIONS,
+            enrich: ENRICH.to_owned(),
         }
     }
 }
@@ -162,8 +167,8 @@ fn relay(role: &str, place: &Place, receiver: SocketAddr, folder: &Path) -> Proc
         "[receiver]\nlisten = \"{receiver}\"\npublic_url = {PUBLIC_URL:?}\n[admin]\nlisten = \"{admin}\"\n\
          [app.main]\nclient_secrets = [{SECRET:?}]\n[bus]\nurl = {:?}\nprefix = {:?}\npartitions = {}\n\
          [hubspot]\nbase_url = {:?}\n{portals}\
-         [enrich.contact]\nassociations = [\"company\"]\n[destination.out]\nkind = \"queue\"\n[log]\nfilter = \"warn\"\n",
-        place.broker_url, place.prefix, place.partitions, place.hubspot_url,
+         {}[destination.out]\nkind = \"queue\"\n[log]\nfilter = \"warn\"\n",
+        place.broker_url, place.prefix, place.partitions, place.hubspot_url, place.enrich,
     );
     let path = folder.join(format!("{}-{role}.toml", place.prefix));
     std::fs::write(&path, config).expect("a configuration");

@@ -129,7 +129,12 @@ impl HubSpot {
 
     /// Has its first portal import so many contacts.
     pub async fn import(&self, contacts: usize) {
-        let path = format!("portals/{PORTAL}/contacts/import");
+        self.import_into(PORTAL, contacts).await;
+    }
+
+    /// Has a portal import so many contacts.
+    pub async fn import_into(&self, portal: u64, contacts: usize) {
+        let path = format!("portals/{portal}/contacts/import");
         let answer = self.client.post(self.url(&path)).json(&contacts).send();
         let answer = answer.await.expect("an answer").error_for_status();
         answer.expect("the simulator does as told");

@@ -5,8 +5,9 @@
 //! 3. `worker`: a backlog becomes enriched events.
 //! 4. `end_to_end`: from the change in HubSpot to the subscriber.
 //! 5. `portals`: the same for many portals on one partition, of which one imports.
-//! 6. `changelog`: what a note costs, and how long a take-over reads.
-//! 7. `idle-portals`: what portals cost that have nothing to do.
+//! 6. `everything`: calls, with every type and every part switched on.
+//! 7. `changelog`: what a note costs, and how long a take-over reads.
+//! 8. `idle-portals`: what portals cost that have nothing to do: to the engines, and to a worker that has ten thousand.
 //!
 //! Where it makes sense, the integration of `benches/comparison` does the same work beside the relay. Within a stage the
 //! rounds of all its cases alternate, so that a machine that slows down slows them all; medians are quoted. No figure
@@ -31,9 +32,11 @@ mod ceiling;
 mod changelog;
 mod contender;
 mod end_to_end;
+mod everything;
 mod hubspot;
 mod idle_portals;
 mod load;
+mod many_portals;
 mod plot;
 mod portals;
 mod process;
@@ -47,7 +50,7 @@ cargo bench --bench bench -- [--quick] [--comparison FOLDER] [--out FOLDER] [--o
   --quick               one short round of each, to see that it works
   --comparison FOLDER   where benches/comparison is installed; without it the relay is measured alone
   --out FOLDER          where report.md, report.json and plot.svg go [default: target/bench]
-  --only STAGE          ceiling, receiver, worker, end-to-end, portals, changelog or idle-portals";
+  --only STAGE          ceiling, receiver, worker, end-to-end, portals, everything, changelog or idle-portals";
 
 /// How much of everything.
 pub struct Plan {
@@ -177,6 +180,16 @@ async fn measure(plan: &Plan) -> Report {
         report
             .tables
             .push(portals::measure(plan, &broker, folder.path()).await);
+    }
+    if plan.wants("everything") {
+        report
+            .tables
+            .push(everything::measure(plan, &broker, folder.path()).await);
+    }
+    if plan.wants("idle-portals") {
+        report
+            .tables
+            .push(many_portals::measure(plan, &broker, folder.path()).await);
     }
     if plan.wants("changelog") {
         report

@@ -100,6 +100,7 @@ impl Subject {
             calls_per_10s: None,
             portals: 1,
             partitions: PARTITIONS,
+            enrich: String::new(),
         };
         let (process, address) = contender.receiver(&place, folder);
         Self {

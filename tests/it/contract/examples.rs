@@ -21,6 +21,7 @@ use crate::helpers::relay::{Bus, RelayProcess};
 const PORTAL: u64 = 8241;
 const ARRIVAL_MAX: Duration = Duration::from_secs(60);
 const CUSTOM_OBJECT: &str = "2-1234567";
+const NOTE: &str = "note";
 /// What stands for times of this run, and for the seed's, which are thirty days older.
 const OCCURRED_AT: &str = "2026-11-23T10:00:00.123Z";
 const RECEIVED_AT: &str = "2026-11-23T10:00:00.310Z";
@@ -67,17 +68,20 @@ async fn the_examples_are_checked_in_as_the_relay_sends_them() {
         let id = change(&simulator.control(), name);
         wanted.insert(name.clone(), (format!("{name}/{id}"), "property_changed"));
     }
+    let thread = begin_thread(&simulator.control());
     examples.append(&mut desk.examples(wanted).await);
-    let wanted = end_and_associate(&simulator.control());
+    let mut wanted = end_and_associate(&simulator.control());
+    let said = simulator
+        .control()
+        .say(PORTAL, thread, "Where is my order?");
+    said.unwrap();
+    wanted.insert(
+        "conversation".to_owned(),
+        (format!("conversation/{thread}"), "new_message"),
+    );
     examples.append(&mut desk.examples(wanted).await);
     relay.post(&strange_notifications()).await;
-    let wanted = BTreeMap::from([
-        (
-            "conversation".to_owned(),
-            ("conversation/6065360001".to_owned(), "new_message"),
-        ),
-        ("unknown".to_owned(), ("unknown/5".to_owned(), "unknown")),
-    ]);
+    let wanted = BTreeMap::from([("unknown".to_owned(), ("unknown/5".to_owned(), "unknown"))]);
     examples.append(&mut desk.examples(wanted).await);
     for (name, event) in examples {
         let event = settled(&name, event);
@@ -147,17 +151,28 @@ fn simulated_types(hubspot: &Control) -> BTreeSet<String> {
     simulated.map(str::to_owned).collect()
 }
 
-/// Reads the associations of every type; the helper's configuration has those of contacts.
+/// Reads the associations of every type, and what comes on request alone; the helper's configuration has the
+/// associations of contacts.
 fn enrich(types: &BTreeSet<String>) -> String {
     let others = types.iter().filter(|name| *name != "contact");
-    let lines =
-        others.map(|name| format!("[enrich.{name}]\nassociations = [\"contact\", \"company\"]\n"));
-    lines.collect()
+    let of_type = |name: &String| {
+        let more = match name.as_str() {
+            "deal" | "ticket" => "previous_values = true\n",
+            NOTE => "attachments = \"metadata\"\n",
+            _ => "",
+        };
+        format!("[enrich.{name}]\nassociations = [\"contact\", \"company\"]\n{more}")
+    };
+    let types: String = others.map(of_type).collect();
+    format!("{types}[enrich.conversation]\nthread = true\n")
 }
 
 /// Changes one property of the first record of a type.
 fn change(hubspot: &Control, name: &str) -> u64 {
     let id = hubspot.ids(PORTAL, name).unwrap()[0];
+    if name == NOTE {
+        return attach(hubspot, id);
+    }
     let record = hubspot.record(PORTAL, name, id).unwrap().unwrap();
     let owners = ["1180001", "1180014"];
     let owner = owners
@@ -172,6 +187,22 @@ fn change(hubspot: &Control, name: &str) -> u64 {
         .update(PORTAL, name, id, &[(property, value)])
         .unwrap();
     id
+}
+
+/// Attaches a file to a note.
+fn attach(hubspot: &Control, note: u64) -> u64 {
+    let file = hubspot.add_file(PORTAL, ("offer", "pdf"), "PRIVATE", 48_213);
+    let attached = [("hs_attachment_ids", &*file.unwrap().to_string())];
+    hubspot.update(PORTAL, NOTE, note, &attached).unwrap();
+    note
+}
+
+/// A thread of a contact, with an agent.
+fn begin_thread(hubspot: &Control) -> u64 {
+    let contact = hubspot.ids(PORTAL, "contacts").unwrap()[0];
+    let thread = hubspot.begin_thread(PORTAL, Some(contact), None).unwrap();
+    hubspot.assign_thread(PORTAL, thread, "A-75500001").unwrap();
+    thread
 }
 
 /// An association, and the ways in which a record goes.
@@ -200,7 +231,7 @@ fn end_and_associate(hubspot: &Control) -> BTreeMap<String, (String, &'static st
         .collect()
 }
 
-/// What the simulator does not send: of a conversation, of a type that nobody knows, and one that cannot be read.
+/// What the simulator does not send: of a type that nobody knows, and one that cannot be read.
 fn strange_notifications() -> Vec<Value> {
     let head = json!({
         "eventId": 3_269_190_001_u64, "subscriptionId": 2_371_001, "portalId": PORTAL, "appId": 2_438_001,
@@ -212,10 +243,6 @@ fn strange_notifications() -> Vec<Value> {
         Value::Object(all)
     };
     vec![
-        with(json!({
-            "subscriptionType": "conversation.newMessage", "objectId": 6_065_360_001_u64,
-            "messageId": "9b38dc6d5b5744a788931a9cf3a70001", "messageType": "MESSAGE", "changeFlag": "NEW_MESSAGE",
-        })),
         with(
             json!({"subscriptionType": "event.completed", "objectId": 5, "eventTypeName": "pe8241_signed_up"}),
         ),
@@ -245,6 +272,15 @@ fn settled(name: &str, event: EnrichedEvent) -> EnrichedEvent {
                 settle_text(text, now);
             }
         }
+    }
+    if let Some(conversation) = &mut data.conversation {
+        let thread = &mut conversation.thread;
+        let times = [&mut thread.created_at, &mut thread.latest_message_at];
+        let messages = conversation.messages.iter_mut();
+        let times = times
+            .into_iter()
+            .chain(messages.map(|one| &mut one.created_at));
+        times.for_each(|time| *time = time.map(|_| fixed(OCCURRED_AT)));
     }
     data.enrichment.fetched_at = data.enrichment.fetched_at.map(|_| fixed(FETCHED_AT));
     data.version = match data.enrichment.fetched_at {
