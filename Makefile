@@ -1,6 +1,6 @@
 # Every command is a line in a shell of its own; `make` only gives them names.
 
-.PHONY: demo test lint contract interop manifests image-test bench histories planted-bugs
+.PHONY: demo test lint contract interop manifests image-test bench fuzz histories planted-bugs supply-chain
 
 demo: ## the whole relay on this machine, against the simulator
 	cargo run -- demo
@@ -27,6 +27,12 @@ interop: ## other people's clients: HubSpot's SDKs, pika, amqplib, CloudEvents; 
 
 manifests: ## k8s/ against Kubernetes, the CRDs, a policy scanner and the program; alerts by promtool
 	tests/manifests/run.sh
+
+fuzz: ## what strangers, HubSpot and broken disks may send: FUZZ_SECONDS=3600 make fuzz
+	fuzz/run.sh
+
+supply-chain: ## dependencies against deny.toml, and an SBOM into target/supply-chain
+	tests/supply-chain/run.sh
 
 image-test: ## builds the image on bases made here, and runs the program in what it holds; needs root and ten minutes
 	tests/image/run.sh

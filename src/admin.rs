@@ -9,10 +9,11 @@ use std::sync::{Arc, OnceLock};
 use actix_web::dev::ServerHandle;
 use actix_web::http::header::ContentType;
 use actix_web::web::{self, Data};
-use actix_web::{App, HttpResponse, HttpServer};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::access::Access;
 use crate::metrics::Metrics;
 use crate::portals::api::PortalsApi;
 
@@ -42,7 +43,8 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Listens on `listen` and serves `/metrics`, `/livez`, `/readyz` and `/portals`. Port 0 takes any: see [`Self::addr`].
+    /// Listens on `listen` and serves `/metrics`, `/livez`, `/readyz` and `/portals` to those whom `access` lets in.
+    /// Port 0 takes any: see [`Self::addr`].
     ///
     /// # Errors
     /// [`AdminError`] when the address cannot be had.
@@ -53,14 +55,17 @@ impl Admin {
         listen: SocketAddr,
         metrics: Arc<Metrics>,
         health: Arc<Health>,
+        access: Access,
         portals: PortalsApi,
     ) -> Result<Self, AdminError> {
         let failed = |source| AdminError { listen, source };
         let (metrics, health) = (Data::from(metrics), Data::from(health));
+        let access = Data::new(access);
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(metrics.clone())
                 .app_data(health.clone())
+                .app_data(access.clone())
                 .route("/metrics", web::get().to(show_metrics))
                 .route("/livez", web::get().to(livez))
                 .route("/readyz", web::get().to(readyz))
@@ -170,7 +175,14 @@ impl Health {
     }
 }
 
-async fn show_metrics(metrics: Data<Metrics>) -> HttpResponse {
+async fn show_metrics(
+    metrics: Data<Metrics>,
+    access: Data<Access>,
+    request: HttpRequest,
+) -> HttpResponse {
+    if let Err(refused) = access.check_metrics(&request) {
+        return refused.response();
+    }
     HttpResponse::Ok()
         .content_type(METRICS_CONTENT_TYPE)
         .body(metrics.encode())
@@ -198,6 +210,7 @@ fn probe(result: Result<(), &'static str>) -> HttpResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::AdminConfig;
 
     #[test]
     fn readiness_follows_the_bus_and_ends_with_stopping() {
@@ -244,6 +257,10 @@ mod tests {
         assert_eq!(health.alive(), Ok(()));
     }
 
+    fn open() -> Access {
+        Access::of(&AdminConfig::default()).unwrap()
+    }
+
     async fn get(addr: SocketAddr, path: &str) -> (u16, String, String) {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let answer = reqwest::get(format!("http://{addr}{path}")).await.unwrap();
@@ -270,6 +287,7 @@ mod tests {
             any_port,
             metrics,
             Arc::clone(&health),
+            open(),
             PortalsApi::default(),
         )
         .unwrap();
@@ -288,12 +306,35 @@ mod tests {
         let taken = Admin::start(
             addr,
             Arc::new(Metrics::new()),
-            health,
+            Arc::clone(&health),
+            open(),
             PortalsApi::default(),
         )
         .unwrap_err();
         assert!(taken.to_string().contains("admin.listen"));
         admin.stop().await;
         assert!(reqwest::get(format!("http://{addr}/livez")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn who_is_not_let_in_gets_probes_alone() {
+        let (_bus, connected) = watch::channel(true);
+        let admin = Admin::start(
+            SocketAddr::from(([127, 0, 0, 1], 0)),
+            Arc::new(Metrics::new()),
+            Arc::new(Health::new(connected)),
+            Access::default(),
+            PortalsApi::default(),
+        )
+        .unwrap();
+        let addr = admin.addr();
+        assert_eq!(get(addr, "/livez").await.0, 200);
+        assert_eq!(get(addr, "/readyz").await.0, 503, "it has not started");
+        for path in ["/metrics", "/portals", "/portals/8241"] {
+            let (status, _, text) = get(addr, path).await;
+            assert_eq!(status, 403, "{path}");
+            assert!(text.contains("admin.token"), "{text}");
+        }
+        admin.stop().await;
     }
 }

@@ -27,13 +27,16 @@ pub mod worker;
 
 pub mod portals;
 
+pub mod access;
 pub mod admin;
 pub mod config;
 pub mod depths;
 pub mod metrics;
 pub mod relay;
+pub mod seldom;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
 
 pub mod contract;
 

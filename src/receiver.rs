@@ -8,6 +8,9 @@
 //! |---|---|
 //! | a path that `receiver.public_url` does not have | 404 |
 //! | any method but POST | 405 |
+//! | a head that does not come whole within [`HEAD_DEADLINE`] | 408 |
+//! | a head of more than 96 headers or 128 KiB, or none of HTTP/1 | 400 or 431 |
+//! | no signature header that could be good | 401, its body unread |
 //! | more than `receiver.requests_max` at once | 503 + `Retry-After`, its body unread |
 //! | a body larger than `receiver.body_size_max` | 413 |
 //! | a body that does not come whole within [`BODY_DEADLINE`] | 408 |
@@ -26,12 +29,14 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer, web};
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::bus::Bus;
 use crate::config::Config;
 use crate::ingress::{KeyringError, PublicUrlError};
 use crate::metrics::Metrics;
 use crate::spool::{Spool, SpoolError};
+use crate::tls::{ServerCertificate, TlsError};
 
 mod intake;
 mod outbox;
@@ -41,6 +46,16 @@ pub use intake::BODY_DEADLINE;
 use intake::Shared;
 pub use outbox::BATCH_KIND;
 
+/// Connections at once, over all threads: fewer than the 1,024 files that a process may usually open. One takes up to
+/// 150 kB before its request is known; what comes beyond waits to be accepted.
+pub const CONNECTIONS_MAX: usize = 512;
+/// How long the head of a request may take to come.
+pub const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a connection may be idle between two requests.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a connection that is closed may take to let go, and a TLS handshake to be made.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+const TLS_DEADLINE: Duration = Duration::from_secs(3);
 /// How long the server itself would wait for requests in flight; [`Receiver::stop`] ends it earlier.
 const SERVER_SHUTDOWN_SECONDS: u64 = 24 * 60 * 60;
 
@@ -51,6 +66,8 @@ pub struct Receiver {
     handle: ServerHandle,
     spool: Option<Arc<Spool>>,
     server: Option<JoinHandle<std::io::Result<()>>>,
+    /// Follows the certificate's files.
+    _renewal: Option<AbortOnDropHandle<()>>,
 }
 
 /// Why the receiver does not start.
@@ -62,6 +79,9 @@ pub enum ReceiverError {
     /// The secrets of the apps.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
+    /// The files of `receiver.tls`.
+    #[error("receiver.tls.{}: {}", .0.key(), .0)]
+    Tls(#[from] TlsError),
     /// The folder of `spool.folder`.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -90,6 +110,8 @@ impl Receiver {
         bus: Arc<dyn Bus>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ReceiverError> {
+        let tls = config.receiver.tls.as_ref();
+        let certificate = tls.map(ServerCertificate::load).transpose()?;
         let spool = open_spool(config, &bus, &metrics)?;
         let shared = web::Data::new(Shared::new(config, bus, spool.clone(), metrics)?);
         let listen = config.receiver.listen;
@@ -97,14 +119,24 @@ impl Receiver {
             addr: listen,
             source,
         };
+        let threads = threads();
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(shared.clone())
                 .default_service(web::to(intake::answer))
         })
+        .workers(threads)
+        .max_connections(CONNECTIONS_MAX.div_ceil(threads))
+        .client_request_timeout(HEAD_DEADLINE)
+        .client_disconnect_timeout(CLOSE_DEADLINE)
+        .tls_handshake_timeout(TLS_DEADLINE)
+        .keep_alive(KEEP_ALIVE)
         .disable_signals()
-        .shutdown_timeout(SERVER_SHUTDOWN_SECONDS)
-        .bind(listen)
+        .shutdown_timeout(SERVER_SHUTDOWN_SECONDS);
+        let server = match &certificate {
+            Some(certificate) => server.bind_rustls_0_23(listen, certificate.server_config()),
+            None => server.bind(listen),
+        }
         .map_err(bind_error)?;
         let addr = *server.addrs().first().expect("it is bound to one address");
         let server = server.run();
@@ -113,6 +145,8 @@ impl Receiver {
             handle: server.handle(),
             spool,
             server: Some(tokio::spawn(server)),
+            _renewal: certificate
+                .map(|certificate| AbortOnDropHandle::new(tokio::spawn(certificate.follow()))),
         })
     }
 
@@ -149,6 +183,11 @@ impl Receiver {
             }
         }
     }
+}
+
+/// A thread for each core.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn open_spool(

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access::Access;
 use crate::admin::{Admin, AdminError, Health};
 use crate::bus::Bus;
 use crate::bus::embedded::{Embedded, EmbeddedError, EmbeddedOptions};
@@ -34,8 +35,8 @@ pub enum RelayError {
     /// The settings do not make sense together.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The broker's URL cannot be had.
-    #[error("bus.url cannot be read")]
+    /// `bus.url` or `admin.token` cannot be had.
+    #[error("a secret of the configuration cannot be read")]
     Secret(#[from] SecretError),
     /// The broker refuses us, for something that waiting does not mend.
     #[error("the broker cannot be used")]
@@ -90,7 +91,8 @@ impl Relay {
         warn(&config.check(role)?);
         let metrics = Arc::new(Metrics::new());
         let portals = open_portals(config, role, &metrics)?;
-        let api = PortalsApi::new(portals.clone(), config.admin.token.as_ref())?;
+        let access = Access::of(&config.admin)?;
+        let api = PortalsApi::new(portals.clone(), access.clone());
         let bus = open_bus(config, role, &metrics).await?;
         let health = Arc::new(Health::new(bus.connected()));
         let stopping = Stopping::of(config);
@@ -98,6 +100,7 @@ impl Relay {
             config.admin.listen,
             Arc::clone(&metrics),
             Arc::clone(&health),
+            access,
             api,
         );
         let admin = match admin {
@@ -336,6 +339,7 @@ fn rabbitmq_options(
 ) -> Result<RabbitMqOptions, SecretError> {
     Ok(RabbitMqOptions {
         url: url.resolve()?,
+        tls: config.bus.tls.clone(),
         prefix: config.bus.prefix.clone(),
         partitions: config.bus.partitions,
         publish_timeout: config.bus.publish_timeout,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crm_relay::bus::embedded::{Embedded, EmbeddedOptions};
 use crm_relay::bus::rabbitmq::{RabbitMq, RabbitMqOptions};
 use crm_relay::bus::{Bus, Message, Outgoing, Target};
+use crm_relay::config::ClientTlsConfig;
 use crm_relay::enrich::{Ending, Engine, Entry, NOTE_DELAY, Note, Plans, SEEN_KEEP, Sent};
 use crm_relay::event::{Millis, ObjectTypeId, PortalId, RecordDigest};
 use crm_relay::metrics::Metrics;
@@ -38,6 +39,7 @@ pub async fn measure(plan: &Plan, broker: &Broker, folder: &std::path::Path) -> 
     };
     let options = RabbitMqOptions {
         url: broker.url().into(),
+        tls: ClientTlsConfig::default(),
         prefix: "changelog".to_owned(),
         partitions: 1,
         publish_timeout: Duration::from_secs(60),

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use super::tree::{Node, Origin};
 use super::validate::{Problem, Role};
 use super::{Config, PortalConfig, overlay, typed};
@@ -145,10 +147,29 @@ pub fn load_with(
     path: Option<&Path>,
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Config, ConfigError> {
-    let mut root = match path {
+    let root = match path {
         Some(path) => read(path)?,
         None => Node::empty(String::new(), Origin::Default),
     };
+    overlaid(root, variables)
+}
+
+/// [`load_with`], where the file at `path` holds `text`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(
+    path: &Path,
+    text: &str,
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Result<Config, ConfigError> {
+    overlaid(parse(path, text)?, variables)
+}
+
+fn overlaid(
+    mut root: Node,
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Result<Config, ConfigError> {
     overlay::apply(&mut root, variables)?;
     Ok(typed::from_tree(root)?)
 }
@@ -166,7 +187,8 @@ fn read(path: &Path) -> Result<Node, ConfigError> {
         path: path.to_owned(),
         source,
     })?;
-    parse(path, &text)
+    // It may hold secrets.
+    parse(path, &Zeroizing::new(text))
 }
 
 fn parse(path: &Path, text: &str) -> Result<Node, ConfigError> {

@@ -19,6 +19,7 @@ mod destination;
 mod load;
 mod overlay;
 mod secret;
+mod tls;
 mod tree;
 mod typed;
 mod validate;
@@ -26,8 +27,9 @@ mod validate;
 pub use destination::{
     DestinationConfig, DestinationContent, DestinationFormat, DestinationKind, DestinationPart,
 };
-pub use load::{ConfigError, KeyError, load, load_with, portal_of};
+pub use load::{ConfigError, KeyError, load, load_text, load_with, portal_of};
 pub use secret::{Secret, SecretError};
+pub use tls::{ClientTlsConfig, ServerTlsConfig};
 pub use validate::{Problem, Report, Role};
 
 /// The whole configuration.
@@ -75,6 +77,9 @@ pub struct ReceiverConfig {
     pub body_size_max: ByteSize,
     /// Requests being worked on at once; what comes beyond is answered 503. Default 256.
     pub requests_max: usize,
+    /// With what it speaks TLS itself. Left out: plain HTTP, for a proxy that ends TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ServerTlsConfig>,
 }
 
 /// `[worker]`
@@ -91,9 +96,14 @@ pub struct WorkerConfig {
 pub struct AdminConfig {
     /// Address and port of `/metrics`, `/livez`, `/readyz` and `/portals`. Default `127.0.0.1:9090`.
     pub listen: SocketAddr,
-    /// What requests to `/portals` carry as a bearer token; read at start. Left out: nobody is answered there.
+    /// What requests carry as a bearer token, all but probes, and `/metrics` where it is open; read at start. Left out:
+    /// nobody is answered there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Secret>,
+    /// Whether `/metrics` needs no token on an address that other machines reach. On loopback it never does.
+    /// Default `false`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub open_metrics: bool,
 }
 
 /// `[app.<name>]`
@@ -128,6 +138,9 @@ pub enum SignatureVersion {
 pub struct BusConfig {
     /// The broker, `amqp://` or `amqps://` with user, password, host, port and vhost. Left out: the embedded bus.
     pub url: Option<Secret>,
+    /// TLS with a broker of `amqps://`; read at every connection.
+    #[serde(skip_serializing_if = "ClientTlsConfig::is_default")]
+    pub tls: ClientTlsConfig,
     /// Where the embedded bus keeps its store: a folder on a local disk. Default `./data`.
     pub data_dir: PathBuf,
     /// Begins the names of exchanges and queues. Default `crm`.
@@ -171,6 +184,9 @@ pub struct HubSpotConfig {
     pub timeout: Duration,
     /// The part of every portal's limits that is ours, over 0 and up to 1. Default 1.
     pub budget_share: f64,
+    /// TLS with what answers at `base_url`, which may be a proxy with an authority of its own; read at start.
+    #[serde(skip_serializing_if = "ClientTlsConfig::is_default")]
+    pub tls: ClientTlsConfig,
 }
 
 /// `[portal.<id>]`, and a file of `portals.folder`. It has one of the two tokens.
@@ -345,6 +361,7 @@ impl Default for ReceiverConfig {
             public_url: OneOrMany::Many(Vec::new()),
             body_size_max: ByteSize::mib(8),
             requests_max: 256,
+            tls: None,
         }
     }
 }
@@ -360,6 +377,7 @@ impl Default for AdminConfig {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 9090)),
             token: None,
+            open_metrics: false,
         }
     }
 }
@@ -368,6 +386,7 @@ impl Default for BusConfig {
     fn default() -> Self {
         Self {
             url: None,
+            tls: ClientTlsConfig::default(),
             data_dir: PathBuf::from("./data"),
             prefix: "crm".to_owned(),
             partitions: 16,
@@ -394,6 +413,7 @@ impl Default for HubSpotConfig {
             api_version: "2026-09".to_owned(),
             timeout: Duration::from_secs(30),
             budget_share: 1.0,
+            tls: ClientTlsConfig::default(),
         }
     }
 }

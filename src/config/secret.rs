@@ -5,6 +5,7 @@ use std::path::Path;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::Zeroizing;
 
 /// A secret as the configuration names it: the text itself, `env:NAME` or `file:PATH`.
 ///
@@ -47,7 +48,8 @@ impl Secret {
     /// Every variant of [`SecretError`].
     pub fn resolve(&self) -> Result<SecretString, SecretError> {
         let text = self.0.expose_secret();
-        let resolved = if let Some(name) = text.strip_prefix("env:") {
+        // What is read is wiped, too: a file has white space around the secret, or a copy is made of it.
+        let resolved = Zeroizing::new(if let Some(name) = text.strip_prefix("env:") {
             #[expect(clippy::disallowed_methods, reason = "this is the one place")]
             std::env::var(name).map_err(|_| SecretError::NoVariable(name.to_owned()))?
         } else if let Some(path) = text.strip_prefix("file:") {
@@ -57,7 +59,7 @@ impl Secret {
             })?
         } else {
             text.to_owned()
-        };
+        });
         match resolved.trim() {
             "" => Err(SecretError::Empty),
             trimmed => Ok(SecretString::from(trimmed)),

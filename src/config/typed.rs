@@ -115,6 +115,7 @@ fn form_of(name: &str) -> Option<&'static str> {
         "access_token" | "refresh_token" | "token" => {
             "a text: env:NAME, file:PATH or the token itself"
         }
+        "key" => "a text: env:NAME, file:PATH or the private key itself, in PEM",
         "keys" => "a list of texts, each env:NAME, file:PATH or the key itself",
         "url" => {
             "a text: env:NAME, file:PATH or the broker's URL, amqp://user:password@host:5672/vhost"

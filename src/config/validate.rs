@@ -10,6 +10,7 @@ mod broker;
 mod destination;
 mod portals;
 mod public;
+mod tls;
 mod work;
 
 /// Which part of the program the configuration is for.
@@ -89,8 +90,9 @@ const RULES: &[&[Rule]] = &[
     work::RULES,
     destination::RULES,
     portals::RULES,
+    tls::RULES,
 ];
-const ADVICE: &[&[Rule]] = &[public::ADVICE, work::ADVICE, portals::ADVICE];
+const ADVICE: &[&[Rule]] = &[public::ADVICE, work::ADVICE, portals::ADVICE, tls::ADVICE];
 
 impl Config {
     /// What is wrong or risky about this configuration for `role`. Reads the environment and files that

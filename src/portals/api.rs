@@ -14,18 +14,16 @@
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use actix_web::http::header::WWW_AUTHENTICATE;
 use actix_web::web::{self, Bytes, Data, Path, PayloadConfig, Query, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
-use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
 
 use super::{ChangeError, Portals};
-use crate::config::{PortalConfig, Secret, SecretError, is_portal_id};
+use crate::access::{Access, Refused};
+use crate::config::{PortalConfig, is_portal_id};
 use crate::event::PortalId;
 
 /// The largest body.
@@ -37,7 +35,7 @@ const PAGE: (usize, usize) = (100, 1_000);
 #[derive(Clone, Debug, Default)]
 pub struct PortalsApi {
     portals: Option<Arc<Portals>>,
-    token: Option<SecretString>,
+    access: Access,
 }
 
 /// An answer that is no success.
@@ -59,13 +57,10 @@ struct PatchBody {
 }
 
 impl PortalsApi {
-    /// Serves `portals` to those who know `token`.
-    ///
-    /// # Errors
-    /// When `token` cannot be had.
-    pub fn new(portals: Option<Arc<Portals>>, token: Option<&Secret>) -> Result<Self, SecretError> {
-        let token = token.map(Secret::resolve).transpose()?;
-        Ok(Self { portals, token })
+    /// Serves `portals` to those who know the token of `access`.
+    #[must_use]
+    pub fn new(portals: Option<Arc<Portals>>, access: Access) -> Self {
+        Self { portals, access }
     }
 
     /// Mounts it.
@@ -84,23 +79,11 @@ impl PortalsApi {
 
     /// The portals, for a request that may have them.
     fn open_to(&self, request: &HttpRequest) -> Result<Arc<Portals>, Refusal> {
-        let closed = |hint: &str| Refusal(StatusCode::NOT_FOUND, hint.to_owned());
-        let token = self
-            .token
-            .as_ref()
-            .ok_or_else(|| closed("nobody is answered here before admin.token is configured"))?;
-        let header = request.headers().get(AUTHORIZATION);
-        let given = header.and_then(|header| header.as_bytes().strip_prefix(b"Bearer "));
-        // Digests are of one length, whatever was given.
-        let digest = |bytes: &[u8]| Sha256::digest(bytes);
-        let expected = digest(token.expose_secret().as_bytes());
-        if !bool::from(digest(given.unwrap_or_default()).ct_eq(&expected)) {
-            let hint = "send Authorization: Bearer with admin.token";
-            return Err(Refusal(StatusCode::UNAUTHORIZED, hint.to_owned()));
-        }
-        self.portals
-            .clone()
-            .ok_or_else(|| closed("a receiver has no portals; ask a worker"))
+        self.access.check(request)?;
+        self.portals.clone().ok_or_else(|| {
+            let hint = "a receiver has no portals; ask a worker";
+            Refusal(StatusCode::NOT_FOUND, hint.to_owned())
+        })
     }
 }
 
@@ -231,6 +214,12 @@ fn parse<T: DeserializeOwned>(
 
 fn bad(hint: &str) -> Refusal {
     Refusal(StatusCode::BAD_REQUEST, hint.to_owned())
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        Self(refused.status(), refused.to_string())
+    }
 }
 
 impl From<ChangeError> for Refusal {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use super::seal::{Place, SealError, SealingKeys};
 use super::settings::{ACCESS_TOKEN, REFRESH_TOKEN};
@@ -177,7 +178,7 @@ impl Folder {
     /// [`FolderError::Read`], [`FolderError::TooLarge`] and [`FolderError::Form`].
     pub fn read(&self, portal_id: &PortalId) -> Result<Option<PortalConfig>, FolderError> {
         let path = self.file(portal_id);
-        let mut text = String::new();
+        let mut text = Zeroizing::new(String::new());
         let read = File::open(&path)
             .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text));
         match read {

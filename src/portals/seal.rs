@@ -10,12 +10,12 @@ use base64::prelude::BASE64_STANDARD;
 use chacha20poly1305::aead::{Aead as _, Generate as _, Payload};
 use chacha20poly1305::{Key, KeyInit as _, XChaCha20Poly1305, XNonce};
 use secrecy::{ExposeSecret as _, SecretString};
+use zeroize::Zeroizing;
 
 use crate::config::{Secret, SecretError};
 
 /// Begins a sealed token; base64 of nonce, ciphertext and tag follows.
 const SEALED: &str = "sealed:";
-const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 24;
 /// Begins what is authenticated with every token, so that the form may change one day.
 const FORM: &str = "crm-relay sealed token 1";
@@ -66,10 +66,9 @@ impl SealingKeys {
     pub fn resolve(keys: &[Secret]) -> Result<Self, SealError> {
         let key = |secret: &Secret| {
             let text = secret.resolve()?;
-            let bytes = BASE64_STANDARD.decode(text.expose_secret()).ok();
-            let key: Option<[u8; KEY_BYTES]> = bytes.and_then(|bytes| bytes.try_into().ok());
-            key.map(|key| XChaCha20Poly1305::new(&Key::from(key)))
-                .ok_or(SealError::Form)
+            let bytes = BASE64_STANDARD.decode(text.expose_secret());
+            let bytes = Zeroizing::new(bytes.map_err(|_| SealError::Form)?);
+            XChaCha20Poly1305::new_from_slice(&bytes).map_err(|_| SealError::Form)
         };
         keys.iter().map(key).collect::<Result<_, _>>().map(Self)
     }

@@ -1,6 +1,7 @@
 //! The way of one request, from its first byte to its answer. Control flow lives here; the steps it calls
 //! decide nothing about the answer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,14 +19,16 @@ use crate::ingress::{
     Keyring, PublicUrls, SignatureError, SignatureHeaders, SignedRequest, Unverified, Verified,
 };
 use crate::metrics::{Metrics, seconds};
+use crate::seldom::Seldom;
 use crate::spool::Spool;
 
 use super::ReceiverError;
 use super::outbox::Outbox;
 use super::outcome::Outcome;
 
-/// How long the body of a request may take to come. HubSpot gives up on the whole after 5 s.
-pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the body of a request may take to come. HubSpot gives up on the whole after 5 s, so what comes later has
+/// nobody who waits for an answer.
+pub const BODY_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What all requests share.
 pub(super) struct Shared {
@@ -36,6 +39,7 @@ pub(super) struct Shared {
     bus: Arc<dyn Bus>,
     spool: Option<Arc<Spool>>,
     metrics: Arc<Metrics>,
+    seldom: Seldom,
 }
 
 /// What a request led to, for its log line.
@@ -62,6 +66,7 @@ impl Shared {
             bus,
             spool,
             metrics,
+            seldom: Seldom::new(),
         })
     }
 
@@ -72,6 +77,11 @@ impl Shared {
         payload: web::Payload,
         summary: &mut Summary,
     ) -> Outcome {
+        // Strangers take no place from HubSpot, and nothing of theirs is read.
+        let headers = match SignatureHeaders::read(http.headers()) {
+            Ok(headers) => headers,
+            Err(error) => return Outcome::Unauthorized(error),
+        };
         let Ok(permit) = Arc::clone(&self.in_flight).try_acquire_owned() else {
             return Outcome::Overloaded;
         };
@@ -80,22 +90,22 @@ impl Shared {
             Err(outcome) => return outcome,
         };
         let received = Instant::now();
-        let outcome = self.take_body(http, body, permit, summary).await;
+        let request = self.request(http, headers, body);
+        let outcome = self.take_request(request, permit, summary).await;
         let duration = seconds(received.elapsed());
         let metric = &self.metrics.ingress_request_duration_seconds;
         metric.observe(duration);
         outcome
     }
 
-    async fn take_body(
+    async fn take_request(
         self: &Arc<Self>,
-        http: &HttpRequest,
-        body: Bytes,
+        request: SignedRequest<Unverified>,
         permit: OwnedSemaphorePermit,
         summary: &mut Summary,
     ) -> Outcome {
         let now = Millis::now();
-        let request = match self.verify(http, body, now) {
+        let request = match self.verify(request, now) {
             Ok(request) => request,
             Err(error) => return Outcome::Unauthorized(error),
         };
@@ -123,17 +133,22 @@ impl Shared {
         }
     }
 
-    fn verify(
+    fn request(
         &self,
         http: &HttpRequest,
+        headers: SignatureHeaders,
         body: Bytes,
-        now: Millis,
-    ) -> Result<SignedRequest<Verified>, SignatureError> {
-        let headers = SignatureHeaders::read(http.headers())?;
+    ) -> SignedRequest<Unverified> {
         let uri = http.uri();
         let uris = self.urls.signed_uris(uri.path(), uri.query());
-        let method = http.method().as_str();
-        let request = SignedRequest::<Unverified>::new(method, uris, headers, body);
+        SignedRequest::new(http.method().as_str(), uris, headers, body)
+    }
+
+    fn verify(
+        &self,
+        request: SignedRequest<Unverified>,
+        now: Millis,
+    ) -> Result<SignedRequest<Verified>, SignatureError> {
         let request = request.verify(&self.keyring, now)?;
         let matched = request.matched();
         tracing::debug!(
@@ -186,15 +201,17 @@ impl Shared {
     }
 
     fn count_dead(&self, dead: &[(Stage, DeadLetterReason)]) {
+        // One line for all of a request: an array may have ten thousand elements that nobody can read.
+        let mut counts = BTreeMap::new();
         for (stage, reason) in dead {
-            let labels = [stage.as_str(), reason.as_str()];
+            *counts
+                .entry((stage.as_str(), reason.as_str()))
+                .or_insert(0_u64) += 1;
+        }
+        for ((stage, reason), count) in counts {
             let metric = &self.metrics.dead_letters_total;
-            metric.with_label_values(&labels).inc();
-            tracing::warn!(
-                stage = labels[0],
-                reason = labels[1],
-                "a notification became a dead letter"
-            );
+            metric.with_label_values(&[stage, reason]).inc_by(count);
+            tracing::warn!(stage, reason, count, "notifications became dead letters");
         }
     }
 
@@ -244,7 +261,7 @@ async fn work(http: HttpRequest, payload: web::Payload, shared: Arc<Shared>) -> 
     let mut summary = Summary::default();
     let outcome = Arc::clone(&shared).take(&http, payload, &mut summary).await;
     shared.count_outcome(outcome);
-    log(outcome, &summary, started.elapsed());
+    log(outcome, &summary, started.elapsed(), &shared.seldom);
     outcome.response()
 }
 
@@ -281,27 +298,46 @@ fn durable(verdicts: &[Result<(), PublishError>], expected: usize) -> Result<(),
     }
 }
 
-/// The line of a request: for an operator when something is wrong, else for whoever debugs.
-fn log(outcome: Outcome, summary: &Summary, duration: Duration) {
+/// The line of a request: for an operator when something is wrong, and then seldom; else for whoever debugs.
+fn log(outcome: Outcome, summary: &Summary, duration: Duration, seldom: &Seldom) {
     let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let span = tracing::Span::current();
     span.record("notifications", summary.notifications);
     span.record("portals", summary.portals);
     span.record("outcome", outcome.as_str());
     span.record("duration_ms", duration_ms);
+    if outcome == Outcome::Accepted {
+        tracing::debug!("webhook accepted");
+        return;
+    }
+    let Some(left_out) = seldom.may_tell(outcome.cause(), Instant::now()) else {
+        return;
+    };
     match outcome {
-        Outcome::Accepted => tracing::debug!("webhook accepted"),
+        Outcome::Accepted => {}
         Outcome::Unauthorized(error) => {
-            tracing::warn!(check = error.as_str(), "webhook refused: {error}");
+            tracing::warn!(check = error.as_str(), left_out, "webhook refused: {error}");
         }
-        Outcome::NotAnArray => tracing::warn!("a signed body is no array; kept as a dead letter"),
+        Outcome::NotAnArray => {
+            tracing::warn!(left_out, "a signed body is no array; kept as a dead letter");
+        }
         Outcome::TooLarge => {
-            tracing::warn!("webhook refused: its body is larger than receiver.body_size_max");
+            tracing::warn!(
+                left_out,
+                "webhook refused: its body is larger than receiver.body_size_max"
+            );
         }
-        Outcome::Incomplete => tracing::warn!("webhook refused: its body did not come whole"),
+        Outcome::Incomplete => {
+            tracing::warn!(left_out, "webhook refused: its body did not come whole");
+        }
         Outcome::Overloaded => {
-            tracing::warn!("webhook shed: receiver.requests_max requests are in flight");
+            tracing::warn!(
+                left_out,
+                "webhook shed: receiver.requests_max requests are in flight"
+            );
         }
-        Outcome::Unavailable => tracing::warn!("webhook not taken: its events are not durable"),
+        Outcome::Unavailable => {
+            tracing::warn!(left_out, "webhook not taken: its events are not durable");
+        }
     }
 }

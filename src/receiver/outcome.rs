@@ -45,6 +45,14 @@ impl Outcome {
         }
     }
 
+    /// What lines of the log are seldom by: the check where one failed.
+    pub(super) fn cause(self) -> &'static str {
+        match self {
+            Self::Unauthorized(error) => error.as_str(),
+            outcome => outcome.as_str(),
+        }
+    }
+
     fn status(self) -> StatusCode {
         match self {
             Self::Accepted | Self::NotAnArray => StatusCode::NO_CONTENT,
@@ -55,18 +63,22 @@ impl Outcome {
         }
     }
 
+    /// Whether the body, or what is left of it, was not read and will not be.
+    fn leaves_a_body(self) -> bool {
+        match self {
+            Self::TooLarge | Self::Incomplete | Self::Overloaded | Self::Unauthorized(_) => true,
+            Self::Accepted | Self::NotAnArray | Self::Unavailable => false,
+        }
+    }
+
     /// The answer: a status and nothing that tells a stranger why.
     pub(super) fn response(self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status());
-        match self {
-            Self::Overloaded | Self::Unavailable => {
-                response.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS));
-            }
-            Self::TooLarge | Self::Incomplete => {
-                // What is left of the body is not read.
-                response.insert_header((CONNECTION, "close"));
-            }
-            Self::Accepted | Self::NotAnArray | Self::Unauthorized(_) => {}
+        if matches!(self, Self::Overloaded | Self::Unavailable) {
+            response.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS));
+        }
+        if self.leaves_a_body() {
+            response.insert_header((CONNECTION, "close"));
         }
         response.finish()
     }

@@ -30,11 +30,15 @@ use crate::metrics::Metrics;
 
 mod disk;
 mod drain;
+#[cfg(fuzzing)]
+mod fuzzing;
 mod log;
 mod segment;
 mod writer;
 
 use drain::Drain;
+#[cfg(fuzzing)]
+pub use fuzzing::{record, recover};
 use log::Log;
 use writer::{COMMANDS_MAX, Command, View, Writer};
 

@@ -35,6 +35,9 @@ const DAMAGED_SUFFIX: &str = ".damaged";
 const MARK_BYTES: usize = 8;
 const LENGTH_BYTES: usize = 4;
 const DIGEST_BYTES: usize = 16;
+/// Numbers of files and records are smaller: at a million a second that is nine years. A larger one is damage, or somebody's
+/// prank, and would leave no number for the next.
+const NUMBER_MAX: u64 = 1 << 48;
 /// What a record has beside its content, in bytes.
 const HEAD_BYTES: usize = MARK_BYTES + LENGTH_BYTES + DIGEST_BYTES;
 
@@ -106,6 +109,9 @@ fn parse(name: &str) -> Option<Name> {
     let mut parts = name.strip_suffix(SUFFIX)?.split('-');
     let number = parts.next()?.parse().ok()?;
     let first = parts.next()?.parse().ok()?;
+    if number >= NUMBER_MAX || first >= NUMBER_MAX {
+        return None;
+    }
     let created = Millis::new(parts.next()?.parse().ok()?)?;
     let mut mark = [0; MARK_BYTES];
     hex::decode_to_slice(parts.next()?, &mut mark).ok()?;
@@ -250,7 +256,11 @@ fn decode(mark: [u8; MARK_BYTES], bytes: &[u8], due: u64) -> Option<(u64, Outgoi
         body: content.body,
     };
     let outgoing = Outgoing { target, message };
-    (content.seq >= due).then_some((content.seq, outgoing, HEAD_BYTES + content_bytes))
+    (due..NUMBER_MAX).contains(&content.seq).then_some((
+        content.seq,
+        outgoing,
+        HEAD_BYTES + content_bytes,
+    ))
 }
 
 /// How far it is to the next mark after the first byte, or to the end.
@@ -311,9 +321,23 @@ mod tests {
         assert_eq!(Kind::of(&text), Kind::Segment(name()));
         assert_eq!(Kind::of(&name().damaged()), Kind::Damaged(name()));
         assert_eq!(Kind::of("0000000003-40.v2.spool"), Kind::Newer);
+        for number in [NUMBER_MAX, u64::MAX] {
+            let huge = Name { number, ..name() };
+            assert_eq!(Kind::of(&huge.to_string()), Kind::Newer);
+        }
         for other in ["lock", "", "0000000003-40-1-016d61726b657273.v1.txt"] {
             assert_eq!(Kind::of(other), Kind::Other, "{other}");
         }
+    }
+
+    #[test]
+    fn a_record_whose_number_leaves_no_next_is_damage() {
+        let file = [
+            encode(MARK, u64::MAX, &outgoing(b"the last")),
+            encode(MARK, 40, &outgoing(b"an honest one")),
+        ];
+        let read = read(&name(), &file.concat());
+        assert_eq!(bodies(&read), [b"an honest one"]);
     }
 
     #[test]

@@ -838,3 +838,27 @@ fn a_destination_that_asks_for_what_cannot_be_is_refused_with_its_key() {
         assert!(error.contains(words), "{settings}: {error}");
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_text_whatever_makes_loading_panic(text in "\\PC{0,200}", value in "\\PC{0,40}") {
+        let path = std::path::Path::new("relay.toml");
+        let variable = ("CRM_RELAY__BUS__PARTITIONS".to_owned(), value);
+        let _ = crm_relay::config::load_text(path, &text, [variable]);
+        let _ = crm_relay::config::portal_of(path, &text);
+    }
+
+    #[test]
+    fn a_file_with_a_slip_tells_no_secret(at in 0..COMPLETE.len(), slip in proptest::option::of("[ -~]")) {
+        let slip = slip.unwrap_or_default();
+        let text = format!("{}{slip}{}", &COMPLETE[..at], &COMPLETE[at + 1..]);
+        // The slip may be in the secret itself.
+        proptest::prop_assume!(text.matches(SECRET).count() == COMPLETE.matches(SECRET).count());
+        let loaded = crm_relay::config::load_text(std::path::Path::new("relay.toml"), &text, []);
+        let shown = match loaded {
+            Ok(config) => format!("{config:?} {:?}", config.report(Role::Run)),
+            Err(error) => format!("{error} {error:?}"),
+        };
+        proptest::prop_assert!(!shown.contains(SECRET), "{shown}");
+    }
+}

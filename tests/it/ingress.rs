@@ -25,11 +25,13 @@ const PATH: &str = "/hubspot/webhook";
 const SECRET: &str = "crm-relay-test-secret";
 const BODY_SIZE_MAX: u64 = 10_000;
 const CREATION: &str = r#"{"eventId":1,"portalId":8241,"occurredAt":1751360059094,"subscriptionType":"contact.creation","attemptNumber":0,"objectId":512}"#;
+/// Headers of a signature that might be good, by which a request gets its body read.
+const CLAIM: &str = "X-HubSpot-Signature-v3: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\nX-HubSpot-Request-Timestamp: 1\r\n";
 /// Long enough for anything on loopback.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A bus in memory: it records what it is given, and answers as told.
-struct MemoryBus {
+pub struct MemoryBus {
     published: Mutex<Vec<Outgoing>>,
     /// The verdict of every message after the first `n`.
     refusal: Mutex<Option<(usize, PublishError)>>,
@@ -41,7 +43,7 @@ struct MemoryBus {
 }
 
 impl MemoryBus {
-    fn new() -> Arc<Self> {
+    pub fn new() -> Arc<Self> {
         Arc::new(Self {
             published: Mutex::default(),
             refusal: Mutex::default(),
@@ -50,6 +52,18 @@ impl MemoryBus {
             done: watch::Sender::new(0),
             connected: watch::Sender::new(true),
         })
+    }
+
+    /// From now on a publish waits for [`Self::give_permits`].
+    pub fn take_permits(&self) {
+        self.permits.forget_permits(1_000);
+    }
+
+    /// Lets so many publishes at most end that wait now.
+    pub fn give_permits(&self, count: usize) {
+        self.permits
+            .forget_permits(self.permits.available_permits());
+        self.permits.add_permits(count);
     }
 
     fn published(&self) -> Vec<Outgoing> {
@@ -112,10 +126,11 @@ struct Relay {
     receiver: Receiver,
     bus: Arc<MemoryBus>,
     metrics: Arc<Metrics>,
-    client: reqwest::Client,
+    sender: Sender,
 }
 
-fn config(requests_max: usize) -> Config {
+/// A receiver on a port of its own, with two apps.
+pub fn receiver_config(requests_max: usize) -> Config {
     let mut config = Config::default();
     config.receiver.listen = ([127, 0, 0, 1], 0).into();
     config.receiver.public_url = OneOrMany::One(PUBLIC_URL.to_owned());
@@ -133,26 +148,19 @@ fn config(requests_max: usize) -> Config {
 }
 
 fn relay_of(config: &Config) -> Relay {
-    // Already installed when another test came first.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let bus = MemoryBus::new();
     let metrics = Arc::new(Metrics::new());
     let receiver = Receiver::start(config, bus.clone(), metrics.clone()).unwrap();
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(PATIENCE)
-        .build()
-        .unwrap();
     Relay {
+        sender: Sender::new(receiver.addr()),
         receiver,
         bus,
         metrics,
-        client,
     }
 }
 
 fn relay() -> Relay {
-    relay_of(&config(256))
+    relay_of(&receiver_config(256))
 }
 
 fn sign(secret: &str, body: &[u8], timestamp: &str) -> String {
@@ -163,23 +171,49 @@ fn sign(secret: &str, body: &[u8], timestamp: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes())
 }
 
-impl Relay {
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.receiver.addr())
+/// Who posts signed bodies to a receiver of [`receiver_config`].
+pub struct Sender {
+    client: reqwest::Client,
+    url: String,
+}
+
+impl Sender {
+    pub fn new(at: std::net::SocketAddr) -> Self {
+        // Already installed when another test came first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
+        Self {
+            client: client.build().unwrap(),
+            url: format!("http://{at}{PATH}"),
+        }
     }
 
     fn signed(&self, secret: &str, body: impl Into<Vec<u8>>) -> reqwest::RequestBuilder {
         let body = body.into();
         let timestamp = Millis::now().as_i64().to_string();
         self.client
-            .post(self.url(PATH))
+            .post(&self.url)
             .header("X-HubSpot-Signature-v3", sign(secret, &body, &timestamp))
             .header("X-HubSpot-Request-Timestamp", timestamp)
             .body(body)
     }
 
-    async fn post(&self, body: impl Into<Vec<u8>>) -> StatusCode {
+    pub async fn post(&self, body: impl Into<Vec<u8>>) -> StatusCode {
         self.signed(SECRET, body).send().await.unwrap().status()
+    }
+}
+
+impl Relay {
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.receiver.addr())
+    }
+
+    fn signed(&self, secret: &str, body: impl Into<Vec<u8>>) -> reqwest::RequestBuilder {
+        self.sender.signed(secret, body)
+    }
+
+    async fn post(&self, body: impl Into<Vec<u8>>) -> StatusCode {
+        self.sender.post(body).await
     }
 
     /// The value of the series that begins with `series`, 0 when it is not there.
@@ -262,13 +296,14 @@ async fn no_wrong_old_or_future_signature_is_answered_401_and_publishes_nothing(
         let timestamp = timestamp.to_string();
         let signature = sign(secret, body.as_bytes(), &timestamp);
         relay
+            .sender
             .client
             .post(relay.url(PATH))
             .body(body.clone())
             .header("X-HubSpot-Signature-v3", signature)
             .header("X-HubSpot-Request-Timestamp", timestamp)
     };
-    let bare = || relay.client.post(relay.url(PATH)).body(body.clone());
+    let bare = || relay.sender.client.post(relay.url(PATH)).body(body.clone());
     let minutes = 60_000;
     for (request, reason) in [
         (bare(), "missing"),
@@ -369,10 +404,10 @@ async fn a_body_over_the_limit_is_answered_413() {
     assert_eq!(relay.post(vec![b' '; limit]).await, StatusCode::NO_CONTENT);
     assert_eq!(relay.requests("too_large"), 1);
     // Announced, or found out while it comes.
-    let announced = format!("POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n");
+    let head = format!("POST {PATH} HTTP/1.1\r\nHost: x\r\n{CLAIM}");
+    let announced = format!("{head}Content-Length: 999999\r\n\r\n");
     let chunk = format!("{:x}\r\n{}\r\n0\r\n\r\n", limit + 1, "x".repeat(limit + 1));
-    let chunked =
-        format!("POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}");
+    let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n{chunk}");
     for request in [announced, chunked] {
         let answer = exchange(&relay, request).await;
         assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
@@ -439,8 +474,8 @@ async fn an_unconfirmed_dead_letter_is_answered_503() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_beyond_the_limit_are_shed_with_503_and_the_first_one_still_ends_well() {
-    let relay = relay_of(&config(1));
-    relay.bus.permits.forget_permits(1_000);
+    let relay = relay_of(&receiver_config(1));
+    relay.bus.take_permits();
     let body = format!("[{CREATION}]");
     let first = tokio::spawn(relay.signed(SECRET, body.clone()).send());
     let mut waiting = relay.bus.waiting.subscribe();
@@ -460,7 +495,7 @@ async fn requests_beyond_the_limit_are_shed_with_503_and_the_first_one_still_end
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publish_that_has_begun_ends_although_hubspot_hangs_up() {
     let relay = relay();
-    relay.bus.permits.forget_permits(1_000);
+    relay.bus.take_permits();
     let timestamp = Millis::now().as_i64().to_string();
     let body = format!("[{CREATION}]");
     let signature = sign(SECRET, body.as_bytes(), &timestamp);
@@ -494,7 +529,13 @@ async fn other_paths_are_404_and_other_methods_405() {
         "/hubspot%2Fwebhook",
         "/metrics",
     ] {
-        let response = relay.client.post(relay.url(path)).send().await.unwrap();
+        let response = relay
+            .sender
+            .client
+            .post(relay.url(path))
+            .send()
+            .await
+            .unwrap();
         assert_eq!(response.status(), StatusCode::NOT_FOUND, "{path}");
     }
     for method in [
@@ -503,6 +544,7 @@ async fn other_paths_are_404_and_other_methods_405() {
         reqwest::Method::PUT,
     ] {
         let response = relay
+            .sender
             .client
             .request(method, relay.url(PATH))
             .send()
@@ -517,7 +559,7 @@ async fn other_paths_are_404_and_other_methods_405() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_answers_what_is_in_flight_and_takes_nothing_new() {
     let relay = relay();
-    relay.bus.permits.forget_permits(1_000);
+    relay.bus.take_permits();
     let first = tokio::spawn(relay.signed(SECRET, format!("[{CREATION}]")).send());
     let mut waiting = relay.bus.waiting.subscribe();
     let begun = tokio::time::timeout(PATIENCE, waiting.wait_for(|&n| n == 1)).await;
@@ -536,7 +578,7 @@ async fn stopping_answers_what_is_in_flight_and_takes_nothing_new() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_gives_up_on_a_stuck_request_after_the_grace() {
     let relay = relay();
-    relay.bus.permits.forget_permits(1_000);
+    relay.bus.take_permits();
     let first = tokio::spawn(relay.signed(SECRET, format!("[{CREATION}]")).send());
     let mut waiting = relay.bus.waiting.subscribe();
     let begun = tokio::time::timeout(PATIENCE, waiting.wait_for(|&n| n == 1)).await;
@@ -553,7 +595,7 @@ async fn stopping_gives_up_on_a_stuck_request_after_the_grace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_could_verify_nothing_does_not_start() {
     let start = |change: fn(&mut Config)| {
-        let mut config = config(1);
+        let mut config = receiver_config(1);
         change(&mut config);
         let started = Receiver::start(&config, MemoryBus::new(), Arc::new(Metrics::new()));
         started.unwrap_err().to_string()

@@ -200,7 +200,7 @@ class Workload:
                 os.makedirs(folder + os.path.dirname(path), exist_ok=True)
                 if path != self.config["bus"].get("data_dir"):
                     with open(folder + path, "w", encoding="utf-8") as file:
-                        file.write("amqp://guest:guest@127.0.0.1:1/%2f" if path.endswith("url") else "made-up")
+                        file.write("amqp://guest:guest@127.0.0.1:1/%2f" if path.endswith("url") else "made-up-and-long-enough")
             elif path and path in self.mounts:
                 os.makedirs(folder + path, exist_ok=True)
 
@@ -253,8 +253,19 @@ class Workload:
         answer = status(f"http://127.0.0.1:{admin}/metrics")[0]
         expect(answer == 200, self.where, f"/metrics answers {answer}")
 
+    def check_admin(self):
+        """What others reach asks for a token, and who scrapes sends it."""
+        token = self.config["admin"].get("token", "").removeprefix("file:")
+        expect(token, self.where, "the admin port is open to the cluster, without admin.token")
+        secret = self.volume(os.path.dirname(token))["secret"]["secretName"]
+        for monitor in of_kind(self.manifests, "ServiceMonitor"):
+            for endpoint in monitor["spec"]["endpoints"]:
+                sent = endpoint.get("authorization", {}).get("credentials", {})
+                expect(sent == {"name": secret, "key": os.path.basename(token)}, self.where, f"the ServiceMonitor sends {sent}, admin.token is {secret}")
+
     def check(self):
         self.check_ports()
+        self.check_admin()
         self.check_stopping()
         self.check_spool()
         folder = tempfile.mkdtemp()

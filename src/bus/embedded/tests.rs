@@ -10,6 +10,7 @@ use super::*;
 use crate::bus::{Consumed, Delivery, Message, Topic};
 use crate::folder::FolderError;
 
+mod damage;
 mod model;
 
 const P0: Queue = Queue::Partition(0);

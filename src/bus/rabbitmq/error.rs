@@ -8,6 +8,8 @@ use std::time::Duration;
 use lapin::protocol::AMQPError;
 use lapin::types::ReplyCode;
 
+use crate::tls::{self, TlsError};
+
 /// AMQP's reply code `ACCESS_REFUSED`: credentials at the handshake, permissions later.
 const ACCESS_REFUSED: ReplyCode = 403;
 /// AMQP's reply code `NOT_FOUND`.
@@ -34,6 +36,12 @@ pub enum RabbitMqError {
         /// Why, and what to do.
         reason: String,
     },
+    /// What stands in `[bus.tls]` is of no use.
+    #[error("bus.tls.{}: {}", .0.key(), .0)]
+    TlsSetting(#[from] TlsError),
+    /// Broker and relay do not come to terms about TLS.
+    #[error("{0}")]
+    Tls(String),
     /// User or password are refused.
     #[error("the broker refuses the credentials in bus.url ({detail}); check user and password")]
     Credentials {
@@ -105,6 +113,11 @@ pub(super) enum SessionError {
 impl SessionError {
     /// What a refused handshake means.
     pub(super) fn of_handshake(error: lapin::Error) -> Self {
+        if let lapin::ErrorKind::IOError(cause) = error.kind()
+            && let Some(fault) = tls::explain(&**cause, "the broker", "bus.tls")
+        {
+            return RabbitMqError::Tls(fault).into();
+        }
         match refusal(&error) {
             Some((ACCESS_REFUSED, detail)) => RabbitMqError::Credentials { detail }.into(),
             // A limit on connections is refused by the same code, but passes.

@@ -26,6 +26,7 @@ use self::topology::Topology;
 use super::{
     Bus, BusUnavailable, Consumer, Message, Outgoing, PublishError, Queue, StoredNote, Target,
 };
+use crate::config::ClientTlsConfig;
 use crate::event::{IdentityHasher, Millis};
 use crate::metrics::{Metrics, seconds};
 
@@ -44,6 +45,8 @@ pub use error::RabbitMqError;
 pub struct RabbitMqOptions {
     /// `amqp://` or `amqps://` with user, password, host, port and vhost.
     pub url: SecretString,
+    /// Whom an `amqps://` broker's certificate must be from, and what we show it.
+    pub tls: ClientTlsConfig,
     /// Begins the names of exchanges and queues.
     pub prefix: String,
     /// How many partitions the intake has: at least 1, and the same as the broker's once it has them.
@@ -98,6 +101,7 @@ impl RabbitMq {
         let (closing, feeds) = (CancellationToken::new(), TaskTracker::new());
         let keeper = Keeper {
             uri: session::parse_url(options.url.expose_secret())?,
+            tls: options.tls,
             connection_name: options.connection_name,
             topology: topology.clone(),
             metrics: metrics.clone(),

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use futures_util::StreamExt as _;
 use lapin::options::ConfirmSelectOptions;
-use lapin::tcp::{AMQPUriTcpExt as _, OwnedTLSConfig};
-use lapin::uri::AMQPUri;
+use lapin::tcp::{AMQPUriTcpExt as _, RustlsConnector};
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,9 @@ use tokio_util::task::TaskTracker;
 use super::error::{RabbitMqError, SessionError, within};
 use super::topology::Topology;
 use crate::bus::{RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN};
+use crate::config::ClientTlsConfig;
 use crate::metrics::Metrics;
+use crate::tls;
 
 /// How long TCP, TLS and AMQP's handshake may take together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -184,6 +186,8 @@ impl Lease<'_> {
 pub(super) struct Keeper {
     /// The broker, heartbeat included.
     pub(super) uri: AMQPUri,
+    /// For a broker of `amqps://`; its files are read at every connection.
+    pub(super) tls: ClientTlsConfig,
     /// How the connections are called in the broker's listings.
     pub(super) connection_name: String,
     /// What to declare.
@@ -313,13 +317,22 @@ impl Keeper {
         let name = format!("{} {purpose}", self.connection_name);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let runtime = lapin::runtime::default_runtime()?;
+        let tls = self.tls_connector()?;
         let connection = Connection::connector(
             self.uri.clone(),
             runtime,
             // lapin has no deadline of its own here, and its thread would wait as long as the system does.
-            async |uri: AMQPUri, runtime| {
-                let tls = OwnedTLSConfig::default();
-                let stream = uri.connect_with_config_async(tls.as_ref(), &runtime);
+            async move |uri: AMQPUri, runtime| {
+                let stream = async {
+                    // lapin's own TLS would trust the system's authorities beside ours.
+                    let mut plain = uri.clone();
+                    plain.scheme = AMQPScheme::AMQP;
+                    let stream = plain.connect_async(&runtime).await?;
+                    match &tls {
+                        Some(tls) => stream.into_rustls(tls, &uri.authority.host).await,
+                        None => Ok(stream),
+                    }
+                };
                 let stream = tokio::time::timeout(CONNECT_TIMEOUT, stream).await;
                 Ok(stream.map_err(std::io::Error::from)??)
             },
@@ -328,6 +341,13 @@ impl Keeper {
         match tokio::time::timeout(CONNECT_TIMEOUT, connection).await {
             Ok(connected) => connected.map_err(SessionError::of_handshake),
             Err(_) => Err(SessionError::Timeout(CONNECT_TIMEOUT)),
+        }
+    }
+
+    fn tls_connector(&self) -> Result<Option<RustlsConnector>, RabbitMqError> {
+        match self.uri.scheme {
+            AMQPScheme::AMQP => Ok(None),
+            AMQPScheme::AMQPS => Ok(Some(tls::client_config(&self.tls)?.into())),
         }
     }
 }

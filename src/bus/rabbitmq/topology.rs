@@ -379,8 +379,11 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    use crate::config::ClientTlsConfig;
+
     fn options(prefix: &str, partitions: u16) -> RabbitMqOptions {
         RabbitMqOptions {
+            tls: ClientTlsConfig::default(),
             url: "amqp://localhost".into(),
             prefix: prefix.into(),
             partitions,

@@ -18,7 +18,11 @@ pub(super) const RULES: &[Rule] = &[
     ports_differ,
 ];
 
-pub(super) const ADVICE: &[Rule] = &[public_urls_are_encrypted, v1_is_weak];
+pub(super) const ADVICE: &[Rule] = &[
+    public_urls_are_encrypted,
+    v1_is_weak,
+    somebody_gets_the_metrics,
+];
 
 fn a_receiver_has_a_public_url(config: &Config, role: Role) -> Vec<Problem> {
     problem_if(
@@ -148,6 +152,17 @@ fn ports_differ(config: &Config, role: Role) -> Vec<Problem> {
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let everywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || everywhere)
+}
+
+fn somebody_gets_the_metrics(config: &Config, _: Role) -> Vec<Problem> {
+    let admin = &config.admin;
+    let for_nobody =
+        !admin.listen.ip().is_loopback() && admin.token.is_none() && !admin.open_metrics;
+    problem_if(
+        for_nobody,
+        "admin.token",
+        "it is missing, and admin.listen is reached by other machines, so nobody gets /metrics; set it, and have it sent as Authorization: Bearer, or set admin.open_metrics where the network lets only the scraper in",
+    )
 }
 
 fn public_urls_are_encrypted(config: &Config, role: Role) -> Vec<Problem> {

@@ -6,6 +6,8 @@
 //! reach no log, no error and no metric.
 
 mod errors;
+#[cfg(fuzzing)]
+mod fuzzing;
 mod limits;
 mod paths;
 #[cfg(test)]
@@ -21,16 +23,20 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Response, Url, redirect, retry};
 
 use self::errors::ErrorBody;
+#[cfg(fuzzing)]
+pub use self::fuzzing::{grant_of, reply_of};
 use self::paths::WireRequest;
 pub use self::tokens::{
     Changed, Credential, Keep, NewToken, OAuthApp, PortalSettings, State, Status, TokenError,
     TokenSource, Tokens,
 };
 pub use self::version::{ApiVersion, ApiVersionError};
-use crate::config::HubSpotConfig;
+use crate::config::{ClientTlsConfig, HubSpotConfig};
 use crate::event::PortalId;
 use crate::hubspot::call::{Answer, Answered, Call, CallError, RateLimits};
 use crate::metrics::{Metrics, seconds};
+use crate::seldom::Seldom;
+use crate::tls::{self, TlsError};
 
 /// The largest reply we read, decompressed. A hundred records of a portal that uses every property to the
 /// full (65,536 characters each) could be larger; those come in smaller batches.
@@ -47,6 +53,8 @@ const IDLE_CONNECTIONS_MAX: usize = 64;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a connection with calls under way is asked whether it lives, and how long it has to answer.
 const HTTP2_PING: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(10));
+/// What we offer to speak over TLS, HTTP/2 first.
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// What we call ourselves.
 const USER_AGENT: &str = concat!("crm-relay/", env!("CARGO_PKG_VERSION"));
 
@@ -60,6 +68,8 @@ pub struct HubSpotOptions {
     pub api_version: ApiVersion,
     /// How long one call may take, from connecting to the last byte of the reply.
     pub timeout: Duration,
+    /// Whom the certificate of an `https` URL must be from, and what we show.
+    pub tls: ClientTlsConfig,
 }
 
 impl HubSpotOptions {
@@ -72,6 +82,7 @@ impl HubSpotOptions {
             base_url: config.base_url.clone(),
             api_version: config.api_version.parse()?,
             timeout: config.timeout,
+            tls: config.tls.clone(),
         })
     }
 }
@@ -87,6 +98,9 @@ pub enum HubSpotSetupError {
     /// `timeout` is zero.
     #[error("hubspot.timeout must be longer than zero, such as 30s")]
     Timeout,
+    /// What stands in `[hubspot.tls]` is of no use.
+    #[error("hubspot.tls.{}: {}", .0.key(), .0)]
+    Tls(#[from] TlsError),
     /// The HTTP client cannot be set up, for want of root certificates, say.
     #[error("the HTTP client cannot be set up; check that root certificates are installed: {0}")]
     Http(#[from] reqwest::Error),
@@ -153,7 +167,7 @@ impl HubSpot {
             Err(error) => return unsent(error),
         };
         let started = Instant::now();
-        let reply = self.send(request, authorization.clone()).await;
+        let reply = self.send(request, authorization.header()).await;
         self.note(portal_id, call, started.elapsed(), reply.as_ref().ok());
         if let Ok(reply) = &reply {
             let unauthorized = reply.status == 401;
@@ -238,7 +252,7 @@ fn connect(options: &HubSpotOptions) -> Result<(Url, reqwest::Client), HubSpotSe
     if options.timeout.is_zero() {
         return Err(HubSpotSetupError::Timeout);
     }
-    let http = http_client(&base, options.timeout)?;
+    let http = http_client(&base, options)?;
     Ok((base, http))
 }
 
@@ -253,7 +267,8 @@ fn base_url(text: &str) -> Option<Url> {
     is_plain.then_some(url)
 }
 
-fn http_client(base: &Url, timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
+fn http_client(base: &Url, options: &HubSpotOptions) -> Result<reqwest::Client, HubSpotSetupError> {
+    let timeout = options.timeout;
     // Fails where one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // HubSpot answers some refusals with HTML unless JSON alone is accepted.
@@ -275,7 +290,14 @@ fn http_client(base: &Url, timeout: Duration) -> Result<reqwest::Client, reqwest
     } else {
         builder
     };
-    builder.build()
+    let builder = if options.tls.is_default() {
+        builder
+    } else {
+        let mut tls = tls::client_config(&options.tls)?;
+        tls.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+        builder.tls_backend_preconfigured(tls)
+    };
+    Ok(builder.build()?)
 }
 
 async fn read_body(response: &mut Response, bytes_max: usize) -> Result<Vec<u8>, CallError> {
@@ -293,6 +315,13 @@ async fn read_body(response: &mut Response, bytes_max: usize) -> Result<Vec<u8>,
 }
 
 fn transport(error: &reqwest::Error) -> CallError {
+    // To the engine it is an outage like any other; an operator has to know better.
+    static TOLD: Seldom = Seldom::new();
+    if let Some(fault) = tls::explain(error, "HubSpot, or of the proxy before it,", "hubspot.tls")
+        && let Some(left_out) = TOLD.may_tell("tls", Instant::now())
+    {
+        tracing::error!(left_out, "HubSpot cannot be called: {fault}");
+    }
     if error.is_timeout() && !error.is_connect() {
         CallError::TimedOut
     } else {

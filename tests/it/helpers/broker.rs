@@ -50,6 +50,7 @@ pub struct Broker {
     port: u16,
     dist_port: u16,
     epmd_port: u16,
+    tls_port: Option<u16>,
     watchdog: Mutex<Option<Child>>,
 }
 
@@ -72,6 +73,19 @@ impl Broker {
     /// # Panics
     /// When RabbitMQ is not installed, or does not answer in time.
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same with a TLS listener, which shows `server.crt` of `certificates` and demands one that leads to `ca.crt`;
+    /// who shows one may log in by it, as the user of its common name.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_with_tls(certificates: &Path) -> Self {
+        Self::start_with(Some(certificates))
+    }
+
+    fn start_with(tls: Option<&Path>) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("crm-relay-broker-")
             .tempdir()
@@ -84,10 +98,11 @@ impl Broker {
             port,
             dist_port: free_port(),
             epmd_port: free_port(),
+            tls_port: tls.map(|_| free_port()),
             dir,
             watchdog: Mutex::new(None),
         };
-        broker.write_config();
+        broker.write_config(tls);
         broker.resume();
         broker
     }
@@ -100,6 +115,12 @@ impl Broker {
     /// Where to connect to as somebody else.
     pub fn url_as(&self, user: &str, password: &str, vhost: &str) -> String {
         format!("amqp://{user}:{password}@{}/{vhost}", self.address())
+    }
+
+    /// Where to connect to by TLS, by a name that stands in the certificate; `login` is `user:password@` or nothing.
+    pub fn tls_url(&self, login: &str) -> String {
+        let port = self.tls_port.expect("it was started with TLS");
+        format!("amqps://{login}localhost:{port}/%2f")
     }
 
     /// Where it listens.
@@ -217,18 +238,36 @@ impl Broker {
         command
     }
 
-    fn write_config(&self) {
-        let config = format!(
+    fn write_config(&self, tls: Option<&Path>) {
+        let mut config = format!(
             "listeners.tcp.1 = {}\ndisk_free_limit.absolute = 1MB\nlog.file.level = warning\n",
             self.address()
         );
+        let mut plugins = "[].\n";
+        if let (Some(certificates), Some(port)) = (tls, self.tls_port) {
+            let path = |file| certificates.join(file).display().to_string();
+            config += &format!(
+                "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {}\nssl_options.certfile = {}\n\
+                 ssl_options.keyfile = {}\nssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n\
+                 ssl_cert_login_from = common_name\nauth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = EXTERNAL\n",
+                path("ca.crt"),
+                path("server.crt"),
+                path("server.key"),
+            );
+            plugins = "[rabbitmq_auth_mechanism_ssl].\n";
+        }
         fs::write(self.dir.join("rabbitmq.conf"), config).unwrap();
-        fs::write(self.dir.join("plugins"), "[].\n").unwrap();
+        fs::write(self.dir.join("plugins"), plugins).unwrap();
     }
 
     fn wait_until_it_answers(&self) {
         let deadline = Instant::now() + START_TIMEOUT;
-        while !answers(self.address()) {
+        let is_there = || {
+            let tls = self.tls_port;
+            let listens = |port| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+            answers(self.address()) && tls.is_none_or(listens)
+        };
+        while !is_there() {
             assert!(
                 Instant::now() < deadline,
                 "RabbitMQ at {} does not answer; its console says: {}",

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crm_relay::bus::rabbitmq::{DestinationQueue, RabbitMq, RabbitMqOptions};
 use crm_relay::bus::{Bus, Consumed, Consumer, Delivery, Message, Outgoing, Queue, Target};
+use crm_relay::config::ClientTlsConfig;
 use crm_relay::metrics::Metrics;
 
 use super::broker::Broker;
@@ -35,6 +36,7 @@ pub fn to(target: Target, id: &str) -> Outgoing {
 pub fn options(broker: &Broker, prefix: &str) -> RabbitMqOptions {
     RabbitMqOptions {
         url: broker.url().into(),
+        tls: ClientTlsConfig::default(),
         prefix: prefix.to_owned(),
         partitions: 4,
         publish_timeout: Duration::from_secs(20),

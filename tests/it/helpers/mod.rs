@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod bus;
+pub mod certificates;
 pub mod contract;
 pub mod queue;
 pub mod relay;

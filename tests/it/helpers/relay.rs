@@ -222,12 +222,7 @@ impl RelayProcess {
 
     /// Posts a body, signed; the status it is answered with.
     pub async fn post_body(&self, body: Vec<u8>) -> u16 {
-        let timestamp = Millis::now().as_i64().to_string();
-        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(CLIENT_SECRET.as_bytes()).unwrap();
-        for part in [b"POST", PUBLIC_URL.as_bytes(), &body, timestamp.as_bytes()] {
-            mac.update(part);
-        }
-        let signature = BASE64_STANDARD.encode(mac.finalize().into_bytes());
+        let (signature, timestamp) = signed(&body);
         let answer = reqwest::Client::new()
             .post(format!("http://{}/webhooks/hubspot", self.receiver))
             .header("X-HubSpot-Signature-v3", signature)
@@ -236,6 +231,20 @@ impl RelayProcess {
             .send()
             .await;
         answer.unwrap().status().as_u16()
+    }
+
+    /// Where HubSpot's requests come in.
+    pub fn receiver(&self) -> SocketAddr {
+        self.receiver
+    }
+
+    /// The most memory that the process has had, in bytes.
+    pub fn memory_max(&self) -> u64 {
+        let id = self.child.as_ref().unwrap().id();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.unwrap().trim().trim_end_matches(" kB");
+        kib.parse::<u64>().unwrap() * 1_024
     }
 
     /// `bus.data_dir`.
@@ -289,6 +298,19 @@ impl Drop for RelayProcess {
             self.hold_lines_against_schema();
         }
     }
+}
+
+/// The headers of `body`, signed now: signature and timestamp.
+pub fn signed(body: &[u8]) -> (String, String) {
+    let timestamp = Millis::now().as_i64().to_string();
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(CLIENT_SECRET.as_bytes()).unwrap();
+    for part in [b"POST", PUBLIC_URL.as_bytes(), body, timestamp.as_bytes()] {
+        mac.update(part);
+    }
+    (
+        BASE64_STANDARD.encode(mac.finalize().into_bytes()),
+        timestamp,
+    )
 }
 
 /// A port that was free a moment ago. A relay that is started again must find its port again.

@@ -1,5 +1,7 @@
 //! The client against a server made by hand: what goes out, byte by byte, and what becomes of every reply.
 
+mod hostile;
+mod hosts;
 mod server;
 
 use base64::Engine as _;
@@ -21,6 +23,7 @@ fn client(base_url: &str, timeout: Duration) -> HubSpot {
         base_url: base_url.to_owned(),
         api_version: "2026-09".parse().unwrap(),
         timeout,
+        tls: ClientTlsConfig::default(),
     };
     let source = TokenSource::Given("pat-na1-secret".to_owned().into());
     HubSpot::new(&options, tokens(&options, source), Arc::new(Metrics::new())).unwrap()
@@ -395,6 +398,7 @@ async fn a_token_is_refreshed_from_its_file_after_a_401() {
         base_url: format!("http://{}", server.address),
         api_version: ApiVersion::V3,
         timeout: Duration::from_secs(20),
+        tls: ClientTlsConfig::default(),
     };
     let tokens = tokens(&options, source);
     let client = HubSpot::new(&options, tokens, Arc::new(Metrics::new())).unwrap();
@@ -415,6 +419,7 @@ fn options_that_cannot_work_are_refused_without_showing_a_password() {
         base_url: base_url.to_owned(),
         api_version: ApiVersion::V3,
         timeout: Duration::from_secs(timeout),
+        tls: ClientTlsConfig::default(),
     };
     let error = |options| {
         Tokens::new(&options, Arc::new(Metrics::new()))

@@ -150,12 +150,56 @@ impl fmt::Debug for Keep {
     }
 }
 
-/// The header that carries an access token, marked sensitive, so that no `Debug` shows it.
-pub(super) fn bearer(token: &SecretString) -> Result<HeaderValue, TokenError> {
+/// What a call is authorized by: an access token that can be sent. It is wiped when the last that holds it lets go, which
+/// a header's memory would not be.
+#[derive(Clone)]
+pub(in crate::hubspot::client) struct Bearer(Arc<SecretString>);
+
+impl Bearer {
+    pub(super) fn new(token: &SecretString) -> Result<Self, TokenError> {
+        header(token)?;
+        Ok(Self(Arc::new(token.clone())))
+    }
+
+    /// The header of one request, marked sensitive, so that no `Debug` shows it.
+    pub(in crate::hubspot::client) fn header(&self) -> HeaderValue {
+        header(&self.0).expect("it could be sent when this was made")
+    }
+}
+
+fn header(token: &SecretString) -> Result<HeaderValue, TokenError> {
     let mut header = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()))
         .map_err(|_| TokenError::Characters)?;
     header.set_sensitive(true);
     Ok(header)
+}
+
+impl PartialEq for Bearer {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.expose_secret() == other.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// For tests, which know what they gave.
+#[cfg(test)]
+impl PartialEq<&str> for Bearer {
+    fn eq(&self, header: &&str) -> bool {
+        self == *header
+    }
+}
+
+/// For tests, which know what they gave.
+#[cfg(test)]
+impl PartialEq<str> for Bearer {
+    fn eq(&self, header: &str) -> bool {
+        header.strip_prefix("Bearer ") == Some(self.0.expose_secret())
+    }
 }
 
 #[cfg(test)]
@@ -179,8 +223,8 @@ mod tests {
 
     #[test]
     fn a_token_is_sent_as_a_bearer_and_never_printed() {
-        let header = bearer(&"pat-na1-secret".to_owned().into()).unwrap();
-        assert_eq!(header, "Bearer pat-na1-secret");
-        assert!(!format!("{header:?}").contains("secret"));
+        let bearer = Bearer::new(&"pat-na1-secret".to_owned().into()).unwrap();
+        assert_eq!(bearer.header(), "Bearer pat-na1-secret");
+        assert!(!format!("{bearer:?} {:?}", bearer.header()).contains("secret"));
     }
 }

@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 use super::credential::{OAuthApp, TokenError};
 use crate::event::PortalId;
@@ -174,13 +175,34 @@ impl Endpoint {
         let status = response.status().as_u16();
         let body = read_body(&mut response, ERROR_BYTES_MAX).await;
         if is_success(status) {
-            granted(portal_id, &body.map_err(RefreshError::Later)?)
+            // It holds tokens.
+            let body = Zeroizing::new(body.map_err(RefreshError::Later)?);
+            granted(portal_id, &body)
         } else {
             // The status tells enough, whatever became of the body.
             let body = body.unwrap_or_default();
             let retry_after = limits::retry_after(response.headers());
             Err(refusal(portal_id, app, status, &body, retry_after))
         }
+    }
+}
+
+/// A reply as if it had come; for fuzzing.
+#[cfg(fuzzing)]
+pub(in super::super) fn read_grant(
+    portal_id: &PortalId,
+    status: u16,
+    body: &[u8],
+) -> Result<(), RefreshError> {
+    let app = OAuthApp {
+        name: "main".to_owned(),
+        client_id: "id".to_owned(),
+        client_secrets: Vec::new(),
+    };
+    if is_success(status) {
+        granted(portal_id, body).map(|_| ())
+    } else {
+        Err(refusal(portal_id, &app, status, body, None))
     }
 }
 
@@ -259,7 +281,8 @@ impl From<TokenError> for RefreshError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hubspot::client::http_client;
+    use crate::config::ClientTlsConfig;
+    use crate::hubspot::client::{HubSpotOptions, http_client};
 
     fn app() -> OAuthApp {
         OAuthApp {
@@ -333,7 +356,13 @@ mod tests {
             ("2026-09", "/oauth/2026-09/token"),
         ] {
             let base = Url::parse("https://api.hubapi.com").unwrap();
-            let http = http_client(&base, Duration::from_secs(1)).unwrap();
+            let options = HubSpotOptions {
+                base_url: base.to_string(),
+                api_version: version.parse().unwrap(),
+                timeout: Duration::from_secs(1),
+                tls: ClientTlsConfig::default(),
+            };
+            let http = http_client(&base, &options).unwrap();
             let endpoint = Endpoint::new(http, &base, version.parse().unwrap());
             assert_eq!(endpoint.url.path(), path);
         }

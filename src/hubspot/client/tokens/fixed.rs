@@ -3,11 +3,10 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use reqwest::header::HeaderValue;
 use tokio::time::Instant;
 
 use super::State;
-use super::credential::{TokenError, TokenSource, bearer};
+use super::credential::{Bearer, TokenError, TokenSource};
 use super::oauth::REFUSAL_STANDS;
 use crate::event::PortalId;
 
@@ -19,7 +18,7 @@ pub(super) struct Fixed {
 }
 
 struct Held {
-    authorization: HeaderValue,
+    authorization: Bearer,
     /// When HubSpot last refused exactly this token, if it did not take it since.
     refused_at: Option<Instant>,
 }
@@ -27,7 +26,7 @@ struct Held {
 impl Fixed {
     pub(super) fn new(source: TokenSource) -> Result<Self, TokenError> {
         let held = Held {
-            authorization: bearer(&source.resolve()?)?,
+            authorization: Bearer::new(&source.resolve()?)?,
             refused_at: None,
         };
         Ok(Self {
@@ -46,12 +45,12 @@ impl Fixed {
         self.held().refused_at = None;
     }
 
-    pub(super) fn authorization(&self) -> HeaderValue {
+    pub(super) fn authorization(&self) -> Bearer {
         self.held().authorization.clone()
     }
 
     /// Notes whether HubSpot took a call that carried `authorization`.
-    pub(super) fn answered(&self, authorization: &HeaderValue, unauthorized: bool) {
+    pub(super) fn answered(&self, authorization: &Bearer, unauthorized: bool) {
         let mut held = self.held();
         // A call that was under way while the token changed says nothing of the new one.
         if held.authorization == *authorization {
@@ -63,7 +62,7 @@ impl Fixed {
     pub(super) fn refresh(&self, portal_id: &PortalId) -> bool {
         let mut held = self.held();
         if self.source.may_change() {
-            match self.source.resolve().and_then(|token| bearer(&token)) {
+            match self.source.resolve().and_then(|token| Bearer::new(&token)) {
                 Ok(authorization) if authorization != held.authorization => {
                     *held = Held {
                         authorization,

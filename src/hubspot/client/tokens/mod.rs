@@ -7,7 +7,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
-use reqwest::header::HeaderValue;
 use tokio::sync::Notify;
 
 use super::{HubSpotOptions, HubSpotSetupError};
@@ -22,9 +21,12 @@ mod oauth;
 #[cfg(test)]
 mod tests;
 
+use self::credential::Bearer;
 pub use self::credential::{
     Credential, Keep, NewToken, OAuthApp, PortalSettings, TokenError, TokenSource,
 };
+#[cfg(fuzzing)]
+pub(super) use self::endpoint::read_grant;
 use self::endpoint::{Endpoint, RefreshError};
 use self::fixed::Fixed;
 use self::oauth::OAuth;
@@ -224,10 +226,7 @@ impl Tokens {
     /// # Errors
     /// Why there is none: [`CallError::NoToken`], [`CallError::Paused`], [`CallError::Parked`], or whatever kept the
     /// token endpoint from answering.
-    pub(super) async fn authorization(
-        &self,
-        portal_id: &PortalId,
-    ) -> Result<HeaderValue, CallError> {
+    pub(super) async fn authorization(&self, portal_id: &PortalId) -> Result<Bearer, CallError> {
         for look in 1.. {
             let portal = self.portal(portal_id).ok_or(CallError::NoToken)?;
             if portal.paused {
@@ -248,7 +247,7 @@ impl Tokens {
     pub(super) fn answered(
         &self,
         portal_id: &PortalId,
-        authorization: &HeaderValue,
+        authorization: &Bearer,
         unauthorized: bool,
     ) {
         match self.portal(portal_id).map(|portal| portal.authority) {
@@ -327,7 +326,7 @@ impl Portal {
 }
 
 impl Authority {
-    async fn authorization(&self) -> Result<HeaderValue, RefreshError> {
+    async fn authorization(&self) -> Result<Bearer, RefreshError> {
         match self {
             Self::Fixed(fixed) => Ok(fixed.authorization()),
             Self::OAuth(oauth) => oauth.authorization().await,

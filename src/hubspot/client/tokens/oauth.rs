@@ -12,12 +12,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
-use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
 use super::State;
-use super::credential::{Keep, NewToken, OAuthApp, TokenSource, bearer};
+use super::credential::{Bearer, Keep, NewToken, OAuthApp, TokenSource};
 use super::endpoint::{Endpoint, Grant, RefreshError};
 use crate::event::{Millis, PortalId};
 use crate::hubspot::call::CallError;
@@ -65,7 +64,7 @@ struct Held {
 
 /// An access token.
 struct Access {
-    authorization: HeaderValue,
+    authorization: Bearer,
     obtained_at: Instant,
     renew_at: Instant,
     usable_until: Instant,
@@ -76,7 +75,7 @@ struct Access {
 }
 
 /// A request for a token, which any number of calls wait for.
-type UnderWay = Shared<BoxFuture<'static, Result<HeaderValue, RefreshError>>>;
+type UnderWay = Shared<BoxFuture<'static, Result<Bearer, RefreshError>>>;
 
 /// The last request came to nothing.
 struct Failed {
@@ -116,7 +115,7 @@ impl OAuth {
     }
 
     /// The header of a call, for which a token may have to be had first.
-    pub(super) async fn authorization(self: &Arc<Self>) -> Result<HeaderValue, RefreshError> {
+    pub(super) async fn authorization(self: &Arc<Self>) -> Result<Bearer, RefreshError> {
         let under_way = {
             let mut held = self.held();
             let now = Instant::now();
@@ -140,7 +139,7 @@ impl OAuth {
     }
 
     /// Notes that HubSpot refused a call that carried `authorization`.
-    pub(super) fn refused(&self, authorization: &HeaderValue) {
+    pub(super) fn refused(&self, authorization: &Bearer) {
         let mut held = self.held();
         // A call that was under way while the token changed says nothing of the new one.
         if let Some(access) = held.access.as_mut()
@@ -276,9 +275,9 @@ impl OAuth {
         &self,
         (asked_at, asked_at_ms): (Instant, Millis),
         result: Result<Grant, RefreshError>,
-    ) -> Result<HeaderValue, RefreshError> {
+    ) -> Result<Bearer, RefreshError> {
         let result = result.and_then(|grant| {
-            let authorization = bearer(&grant.access_token)
+            let authorization = Bearer::new(&grant.access_token)
                 .map_err(|error| RefreshError::Secret(error.to_string()))?;
             Ok((authorization, grant.life))
         });
@@ -347,7 +346,7 @@ impl Held {
 
 impl Access {
     /// Its life counts from when it was asked for, which is the safe side.
-    fn new(authorization: HeaderValue, asked_at: (Instant, Millis), life: Duration) -> Self {
+    fn new(authorization: Bearer, asked_at: (Instant, Millis), life: Duration) -> Self {
         let (obtained_at, obtained_at_ms) = asked_at;
         let last_part = life / RENEWAL_PART;
         Self {

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::config::Secret;
+use crate::config::{ClientTlsConfig, Secret};
 
 /// How long the endpoint takes.
 const LATENCY: Duration = Duration::from_millis(30);
@@ -51,6 +51,7 @@ impl Server {
             base_url: format!("http://{address}"),
             api_version: "2026-09".parse().unwrap(),
             timeout: Duration::from_secs(20),
+            tls: ClientTlsConfig::default(),
         };
         Self { options, asked }
     }
