@@ -39,7 +39,6 @@ mod outcome;
 
 pub use intake::BODY_DEADLINE;
 use intake::Shared;
-pub use outbox::BATCH_KIND;
 
 /// How long the server itself would wait for requests in flight; [`Receiver::stop`] ends it earlier.
 const SERVER_SHUTDOWN_SECONDS: u64 = 24 * 60 * 60;

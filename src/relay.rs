@@ -7,13 +7,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::admin::{Admin, AdminError, Health};
+use crate::admin::api::Gate;
+use crate::admin::{Admin, AdminError, Apis, Health};
 use crate::bus::Bus;
 use crate::bus::embedded::{Embedded, EmbeddedError, EmbeddedOptions};
 use crate::bus::rabbitmq::{DestinationQueue, RabbitMq, RabbitMqError, RabbitMqOptions};
 use crate::config::{
     BusConfig, Config, ConfigError, DestinationKind, Problem, Role, Secret, SecretError,
 };
+use crate::dead::DeadLetters;
+use crate::dead::api::DeadApi;
 use crate::depths::Depths;
 use crate::metrics::Metrics;
 use crate::portals::api::PortalsApi;
@@ -90,15 +93,20 @@ impl Relay {
         warn(&config.check(role)?);
         let metrics = Arc::new(Metrics::new());
         let portals = open_portals(config, role, &metrics)?;
-        let api = PortalsApi::new(portals.clone(), config.admin.token.as_ref())?;
+        let gate = Gate::new(config.admin.token.as_ref())?;
         let bus = open_bus(config, role, &metrics).await?;
+        let letters = || DeadLetters::new(config, Arc::clone(&bus), Arc::clone(&metrics));
+        let apis = Apis {
+            portals: PortalsApi::new(portals.clone(), gate.clone()),
+            dead: DeadApi::new(role.works().then(letters), gate),
+        };
         let health = Arc::new(Health::new(bus.connected()));
         let stopping = Stopping::of(config);
         let admin = Admin::start(
             config.admin.listen,
             Arc::clone(&metrics),
             Arc::clone(&health),
-            api,
+            apis,
         );
         let admin = match admin {
             Ok(admin) => admin,

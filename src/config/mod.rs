@@ -89,9 +89,9 @@ pub struct WorkerConfig {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminConfig {
-    /// Address and port of `/metrics`, `/livez`, `/readyz` and `/portals`. Default `127.0.0.1:9090`.
+    /// Address and port of `/metrics`, `/livez`, `/readyz`, `/portals` and `/dead`. Default `127.0.0.1:9090`.
     pub listen: SocketAddr,
-    /// What requests to `/portals` carry as a bearer token; read at start. Left out: nobody is answered there.
+    /// What requests to `/portals` and `/dead` carry as a bearer token; read at start. Left out: nobody is answered there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Secret>,
 }
