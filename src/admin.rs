@@ -14,8 +14,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::access::Access;
+use crate::dead::api::DeadApi;
 use crate::metrics::Metrics;
 use crate::portals::api::PortalsApi;
+
+pub(crate) mod api;
 
 /// Prometheus' text format.
 const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -23,6 +26,15 @@ const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const CONNECTIONS_MAX: usize = 64;
 /// How long a scrape in flight may take once we stop, in seconds.
 const STOP_SECONDS_MAX: u64 = 1;
+
+/// What the port serves besides metrics and probes, to those who know `admin.token`.
+#[derive(Clone, Debug, Default)]
+pub struct Apis {
+    /// `/portals`.
+    pub portals: PortalsApi,
+    /// `/dead`.
+    pub dead: DeadApi,
+}
 
 /// The admin port cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +55,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Listens on `listen` and serves `/metrics`, `/livez`, `/readyz` and `/portals` to those whom `access` lets in.
+    /// Listens on `listen` and serves `/metrics`, `/livez`, `/readyz` and `apis` to those whom `access` lets in.
     /// Port 0 takes any: see [`Self::addr`].
     ///
     /// # Errors
@@ -56,7 +68,7 @@ impl Admin {
         metrics: Arc<Metrics>,
         health: Arc<Health>,
         access: Access,
-        portals: PortalsApi,
+        apis: Apis,
     ) -> Result<Self, AdminError> {
         let failed = |source| AdminError { listen, source };
         let (metrics, health) = (Data::from(metrics), Data::from(health));
@@ -69,7 +81,8 @@ impl Admin {
                 .route("/metrics", web::get().to(show_metrics))
                 .route("/livez", web::get().to(livez))
                 .route("/readyz", web::get().to(readyz))
-                .configure(|config| portals.configure(config))
+                .configure(|config| apis.portals.configure(config))
+                .configure(|config| apis.dead.configure(config))
         })
         .workers(1)
         .max_connections(CONNECTIONS_MAX)
@@ -288,7 +301,7 @@ mod tests {
             metrics,
             Arc::clone(&health),
             open(),
-            PortalsApi::default(),
+            Apis::default(),
         )
         .unwrap();
         let addr = admin.addr();
@@ -308,7 +321,7 @@ mod tests {
             Arc::new(Metrics::new()),
             Arc::clone(&health),
             open(),
-            PortalsApi::default(),
+            Apis::default(),
         )
         .unwrap_err();
         assert!(taken.to_string().contains("admin.listen"));
@@ -324,7 +337,7 @@ mod tests {
             Arc::new(Metrics::new()),
             Arc::new(Health::new(connected)),
             Access::default(),
-            PortalsApi::default(),
+            Apis::default(),
         )
         .unwrap();
         let addr = admin.addr();

@@ -25,6 +25,8 @@ pub mod enrich;
 pub mod fan_out;
 pub mod worker;
 
+pub mod dead;
+
 pub mod portals;
 
 pub mod access;

@@ -44,7 +44,6 @@ mod outcome;
 
 pub use intake::BODY_DEADLINE;
 use intake::Shared;
-pub use outbox::BATCH_KIND;
 
 /// Connections at once, over all threads: fewer than the 1,024 files that a process may usually open. One takes up to
 /// 150 kB before its request is known; what comes beyond waits to be accepted.

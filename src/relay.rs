@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access::Access;
-use crate::admin::{Admin, AdminError, Health};
+use crate::admin::{Admin, AdminError, Apis, Health};
 use crate::bus::Bus;
 use crate::bus::embedded::{Embedded, EmbeddedError, EmbeddedOptions};
 use crate::bus::rabbitmq::{DestinationQueue, RabbitMq, RabbitMqError, RabbitMqOptions};
 use crate::config::{
     BusConfig, Config, ConfigError, DestinationKind, Problem, Role, Secret, SecretError,
 };
+use crate::dead::DeadLetters;
+use crate::dead::api::DeadApi;
 use crate::depths::Depths;
 use crate::metrics::Metrics;
 use crate::portals::api::PortalsApi;
@@ -92,8 +94,12 @@ impl Relay {
         let metrics = Arc::new(Metrics::new());
         let portals = open_portals(config, role, &metrics)?;
         let access = Access::of(&config.admin)?;
-        let api = PortalsApi::new(portals.clone(), access.clone());
         let bus = open_bus(config, role, &metrics).await?;
+        let letters = || DeadLetters::new(config, Arc::clone(&bus), Arc::clone(&metrics));
+        let apis = Apis {
+            portals: PortalsApi::new(portals.clone(), access.clone()),
+            dead: DeadApi::new(role.works().then(letters), access.clone()),
+        };
         let health = Arc::new(Health::new(bus.connected()));
         let stopping = Stopping::of(config);
         let admin = Admin::start(
@@ -101,7 +107,7 @@ impl Relay {
             Arc::clone(&metrics),
             Arc::clone(&health),
             access,
-            api,
+            apis,
         );
         let admin = match admin {
             Ok(admin) => admin,

@@ -1,7 +1,7 @@
 //! The worker: consume → enrich → fan out.
 //!
 //! One shell (`shell.rs`) around one engine for each partition that is ours, and beside them one task that searches the dead
-//! letters for erased records (`purge.rs`).
+//! letters for erased records (`purge.rs`), and one that gives back what full destinations refused ([`crate::dead`]).
 //!
 //! A shell that panics is started again: the bus delivers anew what it had not settled.
 
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
 use crate::config::Config;
+use crate::dead::GiveBack;
 use crate::demand::Demand;
 use crate::enrich::budget::Share;
 use crate::enrich::{Engine, Plans};
@@ -103,6 +104,11 @@ impl Worker {
                 let shell = Shell::new(partition, prefetch, engine, parts.clone());
                 shell.run(stopping)
             }));
+        }
+        let giving_back = GiveBack::new(config, parts.bus.clone(), parts.metrics.clone());
+        if let Some(giving_back) = giving_back {
+            let is_ours = shared_out.clone();
+            shells.spawn(giving_back.run(is_ours, stopping.clone()));
         }
         let purging = stopping.clone();
         shells.spawn(keep_running(stopping.clone(), move || {

@@ -159,6 +159,7 @@ fn event(portal: usize, now: Millis) -> Event {
         change_source: None,
         source_id: None,
         value: None,
+        replay: None,
         body: EventBody::Object(ObjectEvent {
             object_type_id: ObjectTypeId::from_name("contact"),
             object_id: "1".into(),

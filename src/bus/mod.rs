@@ -9,9 +9,11 @@
 //! - **one active consumer** per partition, whoever else waits for it;
 //! - **settled once**: a [`Delivery`] ends by moving its [`Unsettled`]; what was not settled comes again;
 //! - **changelog**: each partition has a log beside it that is only appended to, and read from any place;
+//! - **claim**: dead letters are taken by one at a time, over all processes: see [`Claim`];
 //! - **recovery**: a [`Consumer`] outlives connections. After a loss it says [`Consumed::Lost`], and every
 //!   delivery it had given out before is void and comes again.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -21,7 +23,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::event::{DEAD_LETTER_CONTENT_TYPE, DEAD_LETTER_KIND, DeadLetter, PortalId, RoutingKey};
+use crate::event::{
+    BATCH_CONTENT_TYPE, BATCH_KIND, Batch, DEAD_LETTER_CONTENT_TYPE, DEAD_LETTER_KIND, DeadLetter,
+    PortalId, REPLAY_CONTENT_TYPE, REPLAY_KIND, RoutingKey,
+};
 
 pub mod embedded;
 mod members;
@@ -76,12 +81,49 @@ pub trait Bus: Send + Sync + 'static {
     /// [`BusUnavailable`] when the bus cannot be asked within the publish deadline.
     fn depth(&self, queue: Queue) -> BoxFuture<'_, Result<u64, BusUnavailable>>;
 
+    /// The right to take dead letters, of which there is one among all processes on the bus; `None` while somebody else has
+    /// it. What one has in hand, another would miss.
+    ///
+    /// # Errors
+    /// [`BusUnavailable`] when the bus cannot be asked.
+    fn claim_dead_letters(&self) -> BoxFuture<'_, Result<Option<Claim>, BusUnavailable>>;
+
     /// Whether the bus can take messages right now. `true` after the first successful connect and
     /// declare, `false` from the moment a loss is noticed.
     fn connected(&self) -> watch::Receiver<bool>;
 
     /// Flushes what is settled and closes. Publishing and consuming end.
     fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// The right to take dead letters, until it is dropped.
+pub struct Claim {
+    window: u16,
+    lost: CancellationToken,
+    _held: Box<dyn Any + Send + Sync>,
+}
+
+impl Claim {
+    /// For implementations: what is `held` is let go of with the claim; without that it ends when `lost` is cancelled.
+    pub fn new(window: u16, lost: CancellationToken, held: impl Any + Send + Sync) -> Self {
+        Self {
+            window,
+            lost,
+            _held: Box::new(held),
+        }
+    }
+
+    /// How many letters one consumer may have in hand. Who wants more at once takes more consumers, one after the other.
+    #[must_use]
+    pub fn window(&self) -> u16 {
+        self.window
+    }
+
+    /// Whether somebody else may have it by now.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost.is_cancelled()
+    }
 }
 
 /// A queue of ours that can be consumed.
@@ -145,6 +187,25 @@ impl Outgoing {
     pub fn dead_letters(letter: DeadLetter) -> Vec<Self> {
         let letters = letter.fitting(MESSAGE_BYTES_MAX);
         letters.iter().map(Self::dead_letter).collect()
+    }
+
+    /// A batch of its portal, encoded as `body`, for a bus of so many `partitions`.
+    #[must_use]
+    pub fn batch(batch: &Batch, body: Vec<u8>, partitions: u16) -> Self {
+        let (content_type, kind) = match batch.replay() {
+            None => (BATCH_CONTENT_TYPE, BATCH_KIND),
+            Some(_) => (REPLAY_CONTENT_TYPE, REPLAY_KIND),
+        };
+        Self {
+            target: Target::Partition(partition_of(batch.portal_id(), partitions)),
+            message: Message {
+                id: batch.id().to_string(),
+                content_type: content_type.to_owned(),
+                kind: kind.to_owned(),
+                headers: Vec::new(),
+                body: body.into(),
+            },
+        }
     }
 
     /// A dead letter that fits a message.

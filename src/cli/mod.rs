@@ -12,6 +12,7 @@ use crate::config::{self, Config, ConfigError, Role};
 use crate::relay::RelayError;
 
 mod config_command;
+mod dead;
 mod demo;
 mod portals;
 mod run;
@@ -43,6 +44,8 @@ enum Command {
     Simulate(Box<simulate::SimulateArgs>),
     /// Lists, adds, pauses, resumes and removes the portals of portals.folder, and seals their tokens.
     Portals(portals::PortalsCommand),
+    /// Lists, shows, replays and discards the dead letters of a relay that runs.
+    Dead(dead::DeadCommand),
     /// Prints the effective configuration as TOML, without secrets, and checks it.
     Config(config_command::ConfigCommand),
     /// Prints or writes the contract with consumers: JSON Schemas of the messages, and AsyncAPI.
@@ -77,6 +80,7 @@ impl Cli {
             Command::Demo(args) => args.execute().await,
             Command::Simulate(args) => simulate::run(*args).await,
             Command::Portals(command) => command.execute(),
+            Command::Dead(command) => command.execute().await,
             Command::Config(command) => command.execute(),
             Command::Schema(args) => args.execute(),
         }

@@ -94,7 +94,7 @@ pub struct WorkerConfig {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminConfig {
-    /// Address and port of `/metrics`, `/livez`, `/readyz` and `/portals`. Default `127.0.0.1:9090`.
+    /// Address and port of `/metrics`, `/livez`, `/readyz`, `/portals` and `/dead`. Default `127.0.0.1:9090`.
     pub listen: SocketAddr,
     /// What requests carry as a bearer token, all but probes, and `/metrics` where it is open; read at start. Left out:
     /// nobody is answered there.

@@ -45,7 +45,8 @@ pub struct Selection<'w> {
 /// What all destinations and topic exchanges ask for together. The default is everything, enriched.
 #[derive(Clone, Debug)]
 pub struct Demand {
-    wishes: Vec<Wish>,
+    /// Those of destinations with their names.
+    wishes: Vec<(Option<String>, Wish)>,
 }
 
 /// What is asked for about an event.
@@ -172,20 +173,27 @@ impl Demand {
         destinations: &BTreeMap<String, DestinationConfig>,
         others: impl IntoIterator<Item = Wish>,
     ) -> Self {
-        let wishes = destinations.values().map(Wish::of_destination);
+        let of_destination =
+            |(name, config): (&String, _)| (Some(name.clone()), Wish::of_destination(config));
+        let wishes = destinations.iter().map(of_destination);
+        let others = others.into_iter().map(|wish| (None, wish));
         Self {
             wishes: wishes.chain(others).collect(),
         }
     }
 
-    /// What is asked for about `event`.
+    /// What those ask for about `event` whom it is for.
     #[must_use]
     pub fn wants(&self, event: &Event) -> Wanted {
         let keys = [event.routing_key()];
         let mut wanted = Wanted::default();
-        for wish in &self.wishes {
+        let of_all = self.wishes.iter();
+        let wishes = of_all.filter(|(name, _)| event.is_for(name.as_deref()));
+        for (_, wish) in wishes {
             match wish.content {
-                DestinationContent::Event => wanted.plain |= wish.wants_plain(event, &keys),
+                DestinationContent::Event => {
+                    wanted.plain |= event.may_go_plain() && wish.wants_plain(event, &keys);
+                }
                 DestinationContent::Enriched if !wish.events.may_want(event) => {}
                 DestinationContent::Enriched => {
                     let parts = wanted.parts.unwrap_or(Parts::NONE);
@@ -201,7 +209,7 @@ impl Demand {
     pub fn properties(&self, of: &ObjectTypeId) -> WantedProperties<'_> {
         let mut wanted = WantedProperties::default();
         let enriched = |wish: &&Wish| wish.content == DestinationContent::Enriched;
-        let wishes = self.wishes.iter().filter(enriched);
+        let wishes = self.wishes.iter().map(|(_, wish)| wish).filter(enriched);
         for wish in wishes.filter(|wish| wish.events.may_want_of(of)) {
             wanted.named.extend(wish.values.properties());
             match wish.projection.properties() {
@@ -217,7 +225,7 @@ impl Demand {
 impl Default for Demand {
     fn default() -> Self {
         Self {
-            wishes: vec![Wish::default()],
+            wishes: vec![(None, Wish::default())],
         }
     }
 }

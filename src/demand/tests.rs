@@ -30,6 +30,7 @@ fn event(body: EventBody) -> Event {
         change_source: Some("CRM_UI".into()),
         source_id: None,
         value: None,
+        replay: None,
         body,
     }
 }

@@ -97,7 +97,7 @@ impl Effects {
 
     pub fn publish_plain(&mut self, portal_id: &PortalId, event: Event) {
         let publish = PublishId(self.next_id());
-        let publishing = Publishing::Plain(event.id.clone());
+        let publishing = Publishing::Plain(event.known_as().into_owned());
         self.publishes
             .push((publish, portal_id.clone(), publishing));
         self.outputs.push_back(Output::PublishPlain {

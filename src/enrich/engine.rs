@@ -51,8 +51,8 @@ pub struct Engine {
 struct Live {
     /// The deliveries that brought it: the first, and those of repeats that came meanwhile.
     deliveries: Vec<DeliveryId>,
-    /// When the receiver had it.
-    received_at: Millis,
+    /// When the receiver had it, or when it was replayed.
+    waits_since: Millis,
     /// The jobs it is part of and that have not ended.
     parts: usize,
     /// The worst ending of a part so far.
@@ -170,7 +170,7 @@ impl Engine {
         let key = self.memory.survivor(&event.portal_id, key);
         let has_tombstones = ["privacy_deleted", "merged"].contains(&event.kind());
         self.memory.is_erased(&event.portal_id, &key)
-            && (!has_tombstones || self.memory.has_seen(&event.id))
+            && (!has_tombstones || self.memory.has_seen(&event.known_as()))
     }
 
     /// When to send [`Input::Tick`], if nothing happens before.
@@ -228,8 +228,8 @@ impl Engine {
     }
 
     fn oldest_received_at(&self) -> Option<Millis> {
-        let live = self.live.values().map(|live| live.received_at);
-        let held = self.admission.held_events().map(|event| event.received_at);
+        let live = self.live.values().map(|live| live.waits_since);
+        let held = self.admission.held_events().map(Event::waits_since);
         live.chain(held).min()
     }
 
@@ -245,7 +245,7 @@ impl Engine {
         let standing = standing(&self.portals, &first.portal_id, now);
         // A privacy deletion asks HubSpot nothing, and waits for nobody.
         let is_urgent =
-            |event: &Event| event.is_privacy_deletion() && !self.memory.has_seen(&event.id);
+            |event: &Event| event.is_privacy_deletion() && !self.memory.has_seen(&event.known_as());
         if events.iter().any(is_urgent)
             || !self.asks_hubspot(&events)
             || self
@@ -267,7 +267,7 @@ impl Engine {
     fn asks_hubspot(&self, events: &[Event]) -> bool {
         let mut events = events.iter();
         events.any(|event| {
-            !self.memory.has_seen(&event.id) && self.plans.wants(event).parts.is_some()
+            !self.memory.has_seen(&event.known_as()) && self.plans.wants(event).parts.is_some()
         })
     }
 
@@ -275,7 +275,7 @@ impl Engine {
     /// are recognised when it comes again.
     fn send_plain(&mut self, now: Millis, events: &[Event]) {
         for event in events {
-            if self.memory.has_seen(&event.id) || !self.plans.wants(event).plain {
+            if self.memory.has_seen(&event.known_as()) || !self.plans.wants(event).plain {
                 continue;
             }
             self.portals.enter(&event.portal_id, now);
@@ -358,18 +358,18 @@ impl Engine {
 
     /// A repeat of an event that ended ends at once; one of an event under way ends with it.
     fn arrive(&mut self, now: Millis, delivery: DeliveryId, event: Event) {
-        if self.memory.has_seen(&event.id) {
+        if self.memory.has_seen(&event.known_as()) {
             self.effects
                 .outputs
                 .push_back(Output::Ended(Ending::Duplicate));
             self.event_ended(delivery);
-        } else if let Some(live) = self.live.get_mut(&event.id) {
+        } else if let Some(live) = self.live.get_mut(&*event.known_as()) {
             live.deliveries.push(delivery);
         } else {
-            let (id, portal_id) = (event.id.clone(), event.portal_id.clone());
+            let (id, portal_id) = (event.known_as().into_owned(), event.portal_id.clone());
             let live = Live {
                 deliveries: vec![delivery],
-                received_at: event.received_at,
+                waits_since: event.waits_since(),
                 parts: usize::MAX,
                 ending: Ending::Unwanted,
             };
@@ -443,7 +443,7 @@ impl Engine {
         });
         for portal in self.portals.values_mut() {
             portal.keep_on_their_way(|id| self.live.contains_key(id));
-            portal.keep_waiting(|event| self.live.contains_key(&event.id));
+            portal.keep_waiting(|event| self.live.contains_key(&*event.known_as()));
         }
     }
 

@@ -118,9 +118,22 @@ impl Lane {
 }
 
 impl Job {
-    /// Whether another event that needs a read may join this job, which has not begun.
-    pub fn takes_another(&self) -> bool {
-        self.events.len() < EnrichedEvent::EVENTS_MAX && matches!(&self.work, Work::Read(_))
+    /// Whether `event`, which needs a read, may join this job, which has not begun.
+    pub fn takes_another(&self, event: &Event) -> bool {
+        self.events.len() < EnrichedEvent::EVENTS_MAX
+            && matches!(&self.work, Work::Read(_))
+            && self.is_for_the_same(event)
+    }
+
+    /// Whether the message of this job goes to those whom `event` is for. A destination to which a copy is replayed gets a
+    /// message of its own.
+    fn is_for_the_same(&self, event: &Event) -> bool {
+        self.events.iter().all(|one| one.only() == event.only())
+    }
+
+    /// Whether all of it is replayed.
+    pub fn is_replayed(&self) -> bool {
+        self.events.iter().all(|event| event.replay.is_some())
     }
 
     /// Whether it waits for the name of its type alone.
@@ -135,15 +148,14 @@ impl Job {
         self.events.push(event);
     }
 
-    /// Moves this job, which has not begun, into a tombstone for a deletion at `deleted_at`, if nothing
+    /// Moves this job, which has not begun, into a tombstone for a `deletion`, if nothing
     /// in it happened later. The record is gone: there is nothing to read.
-    pub fn may_join_tombstone(&self, deleted_at: Millis) -> bool {
-        matches!(self.work, Work::Read(_))
-            && self.events.len() < EnrichedEvent::EVENTS_MAX
+    pub fn may_join_tombstone(&self, deletion: &Event) -> bool {
+        self.takes_another(deletion)
             && self
                 .events
                 .iter()
-                .all(|event| event.occurred_at <= deleted_at)
+                .all(|event| event.occurred_at <= deletion.occurred_at)
             && !self.events.iter().any(is_merge)
     }
 

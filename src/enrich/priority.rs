@@ -21,9 +21,10 @@ pub enum Priority {
 }
 
 impl Priority {
-    /// The priority of an event, by its `changeSource`.
+    /// The priority of an event, by its `changeSource`. What is replayed has waited, and may be much.
     pub fn of(event: &Event) -> Self {
         match &event.change_source {
+            _ if event.replay.is_some() => Self::Bulk,
             Some(source) if BULK_SOURCES.contains(&source.as_str()) => Self::Bulk,
             _ => Self::Live,
         }

@@ -21,6 +21,7 @@ mod facts;
 mod idle;
 mod isolation;
 mod merges;
+mod replay;
 mod shortage;
 mod types;
 
@@ -577,6 +578,7 @@ fn event(portal: &str, id: &str, occurred_ms: i64, change: ObjectChange) -> Even
         change_source: None,
         source_id: None,
         value: None,
+        replay: None,
         body: EventBody::Object(ObjectEvent {
             object_type_id: ObjectTypeId::from_name("contact"),
             object_id: id.into(),

@@ -1,11 +1,22 @@
 //! What travels from receiver to worker: the events of one portal from one request, as one message.
 
-use super::{Event, EventId, IdentityHasher, PlainEvent, PortalId};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Event, EventId, IdentityHasher, PlainEvent, PortalId, Replay};
 
 /// The content type of an encoded [`Batch`], CloudEvents' JSON batch format.
 pub const BATCH_CONTENT_TYPE: &str = "application/cloudevents-batch+json";
+/// AMQP's `type` of a batch.
+pub const BATCH_KIND: &str = "crm.batch.v1";
+/// The content type of an encoded [`Batch`] that is replayed.
+pub const REPLAY_CONTENT_TYPE: &str = "application/json";
+/// AMQP's `type` of a batch that is replayed.
+pub const REPLAY_KIND: &str = "crm.replay.v1";
 
-/// The events of one portal from one request, in the order HubSpot listed them, each as a [`PlainEvent`]. Never empty.
+/// The events of one portal from one request, in the order HubSpot listed them, each as a [`PlainEvent`]; or those of one
+/// dead letter that is replayed, in an envelope that says so. Never empty.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     portal_id: PortalId,
@@ -31,19 +42,39 @@ pub enum BatchError {
     /// Events of several portals in one batch.
     #[error("the batch holds events of several portals")]
     MixedPortals,
+    /// Events of several replays in one batch, or of one and of none.
+    #[error("the batch holds events of several replays")]
+    MixedReplays,
+}
+
+/// A batch that is replayed, as it travels.
+#[derive(Serialize, Deserialize)]
+struct Replayed<R, E> {
+    replay: R,
+    events: Vec<PlainEvent<E>>,
 }
 
 impl Batch {
     /// A batch of `events`.
     ///
     /// # Errors
-    /// [`BatchError::Empty`] and [`BatchError::MixedPortals`].
+    /// All but [`BatchError::Unreadable`].
     pub fn new(events: Vec<Event>) -> Result<Self, BatchError> {
-        let portal_id = events.first().ok_or(BatchError::Empty)?.portal_id.clone();
+        let first = events.first().ok_or(BatchError::Empty)?;
+        let portal_id = first.portal_id.clone();
         if events.iter().any(|event| event.portal_id != portal_id) {
             return Err(BatchError::MixedPortals);
         }
+        if events.iter().any(|event| event.replay != first.replay) {
+            return Err(BatchError::MixedReplays);
+        }
         Ok(Self { portal_id, events })
+    }
+
+    /// The replay that its events are part of.
+    #[must_use]
+    pub fn replay(&self) -> Option<&Replay> {
+        self.events.first()?.replay.as_deref()
     }
 
     /// The portal all events belong to.
@@ -70,15 +101,19 @@ impl Batch {
         let mut hasher = IdentityHasher::new("batch");
         self.events
             .iter()
-            .for_each(|event| hasher.field(event.id.as_str()));
+            .for_each(|event| hasher.field(event.known_as().as_str()));
         hasher.finish()
     }
 
-    /// The JSON of the batch, of type [`BATCH_CONTENT_TYPE`].
+    /// The JSON of the batch: of type [`BATCH_CONTENT_TYPE`], or [`REPLAY_CONTENT_TYPE`] when it is replayed.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let elements: Vec<_> = self.events.iter().map(PlainEvent::new).collect();
-        serde_json::to_vec(&elements).expect("events have string keys and no fallible fields")
+        let events: Vec<_> = self.events.iter().map(PlainEvent::new).collect();
+        let encoded = match self.replay() {
+            None => serde_json::to_vec(&events),
+            Some(replay) => serde_json::to_vec(&Replayed { replay, events }),
+        };
+        encoded.expect("events have string keys and no fallible fields")
     }
 
     /// Reads what [`Self::encode`] wrote.
@@ -86,8 +121,15 @@ impl Batch {
     /// # Errors
     /// Every variant of [`BatchError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, BatchError> {
-        let elements: Vec<PlainEvent> =
-            serde_json::from_slice(bytes).map_err(|error| BatchError::Unreadable {
+        let is_array = bytes.trim_ascii_start().first() != Some(&b'{');
+        let read = if is_array {
+            serde_json::from_slice(bytes).map(|events| (events, None))
+        } else {
+            serde_json::from_slice(bytes)
+                .map(|Replayed { replay, events }| (events, Some(Arc::new(replay))))
+        };
+        let (elements, replay): (Vec<PlainEvent>, Option<Arc<Replay>>) =
+            read.map_err(|error| BatchError::Unreadable {
                 category: match error.classify() {
                     serde_json::error::Category::Syntax => "syntax",
                     serde_json::error::Category::Eof => "eof",
@@ -96,7 +138,11 @@ impl Batch {
                 line: error.line(),
                 column: error.column(),
             })?;
-        Self::new(elements.into_iter().map(|element| element.data).collect())
+        let events = elements.into_iter().map(|element| Event {
+            replay: replay.clone(),
+            ..element.data
+        });
+        Self::new(events.collect())
     }
 }
 
@@ -104,8 +150,8 @@ impl Batch {
 mod tests {
     use super::*;
     use crate::event::{
-        AssociationChange, AssociationEvent, ConversationChange, ConversationEvent, EventBody,
-        Millis, ObjectChange, ObjectEvent, ObjectTypeId, UnknownEvent,
+        AssociationChange, AssociationEvent, Audience, ConversationChange, ConversationEvent,
+        EventBody, Millis, ObjectChange, ObjectEvent, ObjectTypeId, UnknownEvent,
     };
 
     fn event(portal: &str, body: EventBody) -> Event {
@@ -122,6 +168,7 @@ mod tests {
             change_source: Some("CRM_UI".into()),
             source_id: None,
             value: None,
+            replay: None,
             body,
         }
     }
@@ -182,6 +229,32 @@ mod tests {
     fn decode_undoes_encode_for_every_kind_of_event() {
         let batch = Batch::new(one_of_each()).unwrap();
         assert_eq!(Batch::decode(&batch.encode()).unwrap(), batch);
+    }
+
+    #[test]
+    fn a_replay_is_told_in_the_envelope_and_reaches_every_event() {
+        let replay = Arc::new(Replay {
+            of: IdentityHasher::new("letter").finish(),
+            at: Millis::new(1_763_892_000_789).unwrap(),
+            audience: Audience::Destination("billing".into()),
+        });
+        let plain = Batch::new(one_of_each()).unwrap();
+        let replayed = one_of_each().into_iter().map(|event| Event {
+            replay: Some(replay.clone()),
+            ..event
+        });
+        let mut replayed: Vec<_> = replayed.collect();
+        let batch = Batch::new(replayed.clone()).unwrap();
+        assert_ne!(batch.id(), plain.id());
+        let encoded = batch.encode();
+        assert_eq!(Batch::decode(&encoded).unwrap(), batch);
+        let json: serde_json::Value = serde_json::from_slice(&encoded).unwrap();
+        let bare: serde_json::Value = serde_json::from_slice(&plain.encode()).unwrap();
+        assert_eq!(json["events"], bare, "no event tells of it");
+        assert_eq!(json["replay"]["audience"]["destination"], "billing");
+        replayed[1].replay = None;
+        let mixed = Batch::new(replayed);
+        assert!(matches!(mixed, Err(BatchError::MixedReplays)));
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! One change in a portal, typed.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
     AppId, EdgeId, EventId, Millis, ObjectId, ObjectTypeId, PortalId, PropertyValue, RecordKey,
-    RoutingKey, SubscriptionId,
+    Replay, RoutingKey, SubscriptionId,
 };
 
 /// One change that HubSpot told us of.
@@ -47,6 +49,9 @@ pub struct Event {
     /// `property_value`, in enriched events, once the definitions are known. Absent for what was cleared or hidden.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<PropertyValue>,
+    /// Set while it is replayed. It stands in the envelope of the batch, and in nothing that a consumer gets.
+    #[serde(skip)]
+    pub replay: Option<Arc<Replay>>,
     /// What changed.
     #[serde(flatten)]
     pub body: EventBody,

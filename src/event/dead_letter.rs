@@ -48,12 +48,15 @@ pub struct DeadLetter {
 }
 
 /// One piece of several: their `raw` bytes, joined in order, are the whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Part {
     /// Which piece, from 1.
     pub number: usize,
     /// How many there are.
     pub of: usize,
+    /// The same in all pieces of one whole. Absent in letters of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<EventId>,
 }
 
 /// Bytes as they came.
@@ -212,12 +215,11 @@ impl DeadLetter {
 
     /// Half of a message is two thirds in base64, and leaves room for the other fields.
     fn parts(mut self, bytes_max: usize) -> Vec<Self> {
-        let content = match self.raw.take() {
-            Some(RawContent::Text(text)) => text.into_bytes(),
-            Some(RawContent::Base64(text)) => BASE64.decode(text).unwrap_or_default(),
-            None => serde_json::to_vec(&self.events).expect("events have string keys"),
-        };
+        let events = || serde_json::to_vec(&self.events).expect("events have string keys");
+        let content = self.raw_bytes().unwrap_or_else(events);
+        self.raw = None;
         self.events.clear();
+        let whole = self.whole_id(&content);
         let pieces = content.chunks((bytes_max / 2).max(1));
         let of = pieces.len();
         pieces
@@ -226,11 +228,41 @@ impl DeadLetter {
                 part: Some(Part {
                     number: index + 1,
                     of,
+                    whole: Some(whole.clone()),
                 }),
                 raw: Some(RawContent::Base64(BASE64.encode(piece))),
                 ..self.clone()
             })
             .collect()
+    }
+
+    /// A hash of `content` and of what became of it, for the pieces that it is cut into.
+    fn whole_id(&self, content: &[u8]) -> EventId {
+        let mut hasher = IdentityHasher::new("whole dead letter");
+        hasher.field(self.stage.as_str());
+        hasher.field(self.reason.as_str());
+        hasher.field(&self.failed_at.to_string());
+        hasher.optional(self.destination.as_deref());
+        hasher.field(&BASE64.encode(content));
+        hasher.finish()
+    }
+
+    /// The bytes of its raw content, if that is what it holds.
+    #[must_use]
+    pub fn raw_bytes(&self) -> Option<Vec<u8>> {
+        match self.raw.as_ref()? {
+            RawContent::Text(text) => Some(text.clone().into_bytes()),
+            RawContent::Base64(text) => BASE64.decode(text).ok(),
+        }
+    }
+
+    /// A hash of what failed and when: the same for every copy of this letter, another when the same fails again.
+    #[must_use]
+    pub fn failure_id(&self) -> EventId {
+        let mut hasher = IdentityHasher::new("failure");
+        hasher.field(self.id().as_str());
+        hasher.field(&self.failed_at.to_string());
+        hasher.finish()
     }
 
     /// The routing key on `crm.dead`: `<stage>.<reason>`.
@@ -252,7 +284,8 @@ impl DeadLetter {
         hasher.field(self.stage.as_str());
         hasher.field(self.reason.as_str());
         hasher.optional(self.destination.as_deref());
-        hasher.optional(self.part.map(|part| part.number.to_string()).as_deref());
+        let number = self.part.as_ref().map(|part| part.number.to_string());
+        hasher.optional(number.as_deref());
         match &self.raw {
             Some(RawContent::Text(text) | RawContent::Base64(text)) => hasher.field(text),
             None => hasher.optional(None),
@@ -298,6 +331,7 @@ mod tests {
             change_source: None,
             source_id: None,
             value: None,
+            replay: None,
             body: EventBody::Unknown(UnknownEvent {
                 object_id: Some(ObjectId::from("1")),
                 raw: raw.into(),
@@ -309,17 +343,17 @@ mod tests {
         let of = letters.len();
         let pieces = letters.iter().enumerate().map(|(index, letter)| {
             assert!(letter.encode().len() <= BYTES_MAX);
+            let whole = letters[0].part.as_ref().unwrap().whole.clone();
+            assert!(whole.is_some());
             assert_eq!(
                 letter.part,
                 Some(Part {
                     number: index + 1,
-                    of
+                    of,
+                    whole,
                 })
             );
-            match &letter.raw {
-                Some(RawContent::Base64(piece)) => BASE64.decode(piece).unwrap(),
-                other => panic!("{other:?}"),
-            }
+            letter.raw_bytes().unwrap()
         });
         pieces.flatten().collect()
     }

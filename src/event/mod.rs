@@ -7,7 +7,7 @@
 //! - [`Batch`]: the events of one portal from one request, as they travel from receiver to worker;
 //! - [`PlainEvent`]: one change as a CloudEvent of its own;
 //! - [`EnrichedEvent`]: one record's state with the events that led to it, as consumers receive it;
-//! - [`DeadLetter`]: what could not go on, and why;
+//! - [`DeadLetter`]: what could not go on, and why; [`Replay`]: that it is tried again;
 //! - [`Erasure`]: a record that was deleted for privacy, and what of a dead letter is about it.
 
 mod attachment;
@@ -23,12 +23,15 @@ mod ids;
 mod object_schema;
 mod object_type;
 mod plain;
+mod replay;
 mod routing_key;
 mod time;
 mod version;
 
 pub use attachment::{Attachment, SignedUrl};
-pub use batch::{BATCH_CONTENT_TYPE, Batch, BatchError};
+pub use batch::{
+    BATCH_CONTENT_TYPE, BATCH_KIND, Batch, BatchError, REPLAY_CONTENT_TYPE, REPLAY_KIND,
+};
 pub use change::{
     AssociationChange, AssociationEvent, CONVERSATION, ConversationChange, ConversationEvent,
     Event, EventBody, ObjectChange, ObjectEvent, UnknownEvent,
@@ -51,6 +54,7 @@ pub use ids::{
 pub use object_schema::{ObjectSchema, SchemaLabels};
 pub use object_type::{CustomName, ObjectTypeId, STANDARD_OBJECT_TYPES, StandardObjectType};
 pub use plain::PlainEvent;
+pub use replay::{Audience, Replay};
 pub use routing_key::{KeyPattern, KeyPatternError, RoutingKey};
 pub use time::Millis;
 pub use version::Version;

@@ -1,11 +1,14 @@
 //! One event on its way: what goes out of it, what is still to do, and what came of the rest.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bus::{Message, PublishError};
 use crate::config::DestinationFormat;
 use crate::demand::Wish;
-use crate::event::{DeadLetterReason, EnrichedEvent, Event, EventId, Millis, RoutingKey};
+use crate::event::{
+    DeadLetterReason, EnrichedEvent, Event, EventId, IdentityHasher, Millis, RoutingKey,
+};
 
 use super::share::{Encoder, Share};
 
@@ -19,12 +22,38 @@ pub enum Outbound {
 }
 
 impl Outbound {
-    /// Its id: the same in every repeat.
-    pub(super) fn id(&self) -> &EventId {
-        match self {
+    /// What a repeat of it is recognised by.
+    pub(super) fn known_as(&self) -> Cow<'_, EventId> {
+        let id = match self {
             Self::Enriched(event) => &event.id,
             Self::Plain(event) => &event.id,
+        };
+        let mut events = self.events().iter();
+        if events.all(|event| event.replay.is_none()) {
+            return Cow::Borrowed(id);
         }
+        let mut hasher = IdentityHasher::new("replayed message");
+        let events = self.events().iter();
+        events.for_each(|event| hasher.field(event.known_as().as_str()));
+        Cow::Owned(hasher.finish())
+    }
+
+    /// The events in it; never none.
+    fn events(&self) -> &[Event] {
+        match self {
+            Self::Enriched(event) => &event.data.events,
+            Self::Plain(event) => std::slice::from_ref(event),
+        }
+    }
+
+    /// Whether a destination of this name gets it, or without a name a topic exchange.
+    pub(super) fn is_for(&self, destination: Option<&str>) -> bool {
+        self.events().iter().all(|event| event.is_for(destination))
+    }
+
+    /// Whether all of it is replayed.
+    pub(super) fn is_replayed(&self) -> bool {
+        self.events().iter().all(|event| event.replay.is_some())
     }
 
     /// When the newest of its changes happened.
@@ -70,11 +99,11 @@ pub(super) struct Item {
 }
 
 impl Item {
-    /// What `wishes` (of destinations, each with its format) and `topics` get of an event of which an earlier try has
+    /// What `wishes` (of destinations, each with its name and format) and `topics` get of an event of which an earlier try has
     /// `done` with some. Those who get the same share one encoding.
     pub(super) fn new<'w>(
         outbound: Outbound,
-        wishes: impl Iterator<Item = (&'w Wish, DestinationFormat)>,
+        wishes: impl Iterator<Item = (&'w str, &'w Wish, DestinationFormat)>,
         topics: impl Iterator<Item = &'w Wish>,
         done: BTreeMap<usize, Ending>,
     ) -> Self {
@@ -82,7 +111,10 @@ impl Item {
         let mut encoder = Encoder::default();
         let mut listed: BTreeSet<usize> = BTreeSet::new();
         let mut pending = BTreeMap::new();
-        for (place, (wish, format)) in wishes.enumerate() {
+        for (place, (name, wish, format)) in wishes.enumerate() {
+            if !outbound.is_for(Some(name)) {
+                continue;
+            }
             let Some(share) = Share::of(wish, &outbound, &keys) else {
                 continue;
             };
@@ -93,7 +125,8 @@ impl Item {
         }
         let mut of_topics = Vec::new();
         // A repeat whose other copies went out has had its topic copies sent with them.
-        for (place, wish) in topics.enumerate().filter(|_| done.is_empty()) {
+        let goes_to_topics = done.is_empty() && outbound.is_for(None);
+        for (place, wish) in topics.enumerate().filter(|_| goes_to_topics) {
             if let Some(share) = Share::of(wish, &outbound, &keys) {
                 let keys = distinct(share.listed().iter().flat_map(|place| &keys[*place]));
                 let message = encoder.message(&share, DestinationFormat::Structured);
@@ -104,7 +137,9 @@ impl Item {
             Outbound::Enriched(event) => {
                 let events = event.data.events.iter().enumerate();
                 let unlisted = events.filter(|(place, _)| !listed.contains(place));
-                unlisted.map(|(_, event)| event.id.clone()).collect()
+                unlisted
+                    .map(|(_, event)| event.known_as().into_owned())
+                    .collect()
             }
             Outbound::Plain(_) => Vec::new(),
         };

@@ -158,11 +158,11 @@ impl FanOut {
     }
 
     fn item(&self, event: Outbound) -> Item {
-        let done = self.lock_retried().get(event.id()).cloned();
+        let done = self.lock_retried().get(&*event.known_as()).cloned();
         let destinations = self.destinations.iter();
         Item::new(
             event,
-            destinations.map(|one| (&one.wish, one.format)),
+            destinations.map(|one| (one.name.as_str(), &one.wish, one.format)),
             self.topics.iter().map(|(_, wish)| wish),
             done.unwrap_or_default(),
         )
@@ -313,15 +313,16 @@ impl FanOut {
             if retried.len() >= RETRIED_MAX {
                 retried.clear();
             }
-            retried.insert(item.outbound.id().clone(), item.done);
+            retried.insert(item.outbound.known_as().into_owned(), item.done);
             return Err(FanOutFailure::Retry);
         }
-        retried.remove(item.outbound.id());
+        retried.remove(&*item.outbound.known_as());
         if item.done.is_empty() {
             return Ok(FanOutOutcome::Unwanted);
         }
         let copies = item.count(Ending::Delivered);
-        if copies > 0 {
+        // What is replayed is late because of what happened to it, and not because of how it goes.
+        if copies > 0 && !item.outbound.is_replayed() {
             let lateness = seconds(now.since(item.outbound.time()));
             self.metrics.fan_out_lateness_seconds.observe(lateness);
         }

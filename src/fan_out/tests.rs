@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
 use super::*;
-use crate::bus::{BusUnavailable, Consumer, Message, Queue, StoredNote};
+use crate::bus::{BusUnavailable, Claim, Consumer, Message, Queue, StoredNote};
 use crate::config::{BusConfig, DestinationConfig, DestinationKind, Secret};
 use crate::event::{
     DeadLetter, DeadLetterReason, ENRICHED_CONTENT_TYPE, EnrichedData, EnrichedEvent, Enrichment,
@@ -37,6 +37,7 @@ pub(super) fn change(id: &str, value: &str) -> Event {
         change_source: None,
         source_id: None,
         value: None,
+        replay: None,
         body: EventBody::Object(ObjectEvent {
             object_type_id: ObjectTypeId::from_name("contact"),
             object_id: "512".into(),
@@ -167,6 +168,10 @@ impl Bus for ScriptedBus {
 
     fn depth(&self, _: Queue) -> BoxFuture<'_, Result<u64, BusUnavailable>> {
         std::future::ready(Err(BusUnavailable)).boxed()
+    }
+
+    fn claim_dead_letters(&self) -> BoxFuture<'_, Result<Option<Claim>, BusUnavailable>> {
+        unreachable!("nobody takes dead letters here")
     }
 
     fn connected(&self) -> watch::Receiver<bool> {

@@ -51,6 +51,7 @@ pub fn normalize(element: &str, received_at: Millis) -> Result<Event, NormalizeE
         change_source: field::owned(&notification.change_source),
         source_id: field::owned(&notification.source_id),
         value: None,
+        replay: None,
         body,
     })
 }

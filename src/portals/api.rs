@@ -8,26 +8,22 @@
 //! | `PATCH /portals/{id}` | `{"paused": true}` or `false` | the same |
 //! | `DELETE /portals/{id}` | | 204 |
 //!
-//! Every call carries `Authorization: Bearer` with `admin.token`; where that is not configured nobody is answered.
-//! No answer tells a token. Errors are `{"error": …}`.
+//! No answer tells a token.
 
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::WWW_AUTHENTICATE;
 use actix_web::web::{self, Bytes, Data, Path, PayloadConfig, Query, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::{ChangeError, Portals};
-use crate::access::{Access, Refused};
+use crate::access::Access;
+use crate::admin::api::{Answer, BODY_BYTES_MAX, Refusal, answer, bad, missing, parse};
 use crate::config::{PortalConfig, is_portal_id};
 use crate::event::PortalId;
 
-/// The largest body.
-const BODY_BYTES_MAX: usize = 64 << 10;
 /// Portals in one answer where nobody says, and at most.
 const PAGE: (usize, usize) = (100, 1_000);
 
@@ -37,11 +33,6 @@ pub struct PortalsApi {
     portals: Option<Arc<Portals>>,
     access: Access,
 }
-
-/// An answer that is no success.
-struct Refusal(StatusCode, String);
-
-type Answer = Result<HttpResponse, Refusal>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -80,10 +71,9 @@ impl PortalsApi {
     /// The portals, for a request that may have them.
     fn open_to(&self, request: &HttpRequest) -> Result<Arc<Portals>, Refusal> {
         self.access.check(request)?;
-        self.portals.clone().ok_or_else(|| {
-            let hint = "a receiver has no portals; ask a worker";
-            Refusal(StatusCode::NOT_FOUND, hint.to_owned())
-        })
+        self.portals
+            .clone()
+            .ok_or_else(|| missing("a receiver has no portals; ask a worker"))
     }
 }
 
@@ -168,18 +158,6 @@ fn show(portals: &Portals, id: &PortalId) -> Answer {
     }
 }
 
-async fn answer(work: impl Future<Output = Answer>) -> HttpResponse {
-    let Refusal(status, error) = match work.await {
-        Ok(response) => return response,
-        Err(refusal) => refusal,
-    };
-    let mut response = HttpResponse::build(status);
-    if status == StatusCode::UNAUTHORIZED {
-        response.insert_header((WWW_AUTHENTICATE, "Bearer"));
-    }
-    response.json(json!({"error": error}))
-}
-
 /// File systems block; the thread that serves must not.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
@@ -196,29 +174,6 @@ fn portal_id(id: &str) -> Result<PortalId, Refusal> {
         Ok(PortalId::from(id))
     } else {
         Err(bad("a portal's id has digits only, and no leading 0"))
-    }
-}
-
-/// The body. serde's own words are left out, since they may quote a token.
-fn parse<T: DeserializeOwned>(
-    body: Result<Bytes, actix_web::Error>,
-    wants: &str,
-) -> Result<T, Refusal> {
-    let body = body.map_err(|_| {
-        let hint = format!("the body did not come, or is larger than {BODY_BYTES_MAX} bytes");
-        Refusal(StatusCode::PAYLOAD_TOO_LARGE, hint)
-    })?;
-    serde_json::from_slice(&body)
-        .map_err(|_| bad(&format!("the body must be a JSON object with {wants}")))
-}
-
-fn bad(hint: &str) -> Refusal {
-    Refusal(StatusCode::BAD_REQUEST, hint.to_owned())
-}
-
-impl From<Refused> for Refusal {
-    fn from(refused: Refused) -> Self {
-        Self(refused.status(), refused.to_string())
     }
 }
 

@@ -12,18 +12,12 @@
 
 use std::collections::HashMap;
 
-use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::bus::{MESSAGE_BYTES_MAX, Message, Outgoing, Target, partition_of};
-use crate::event::{
-    BATCH_CONTENT_TYPE, Batch, DeadLetter, DeadLetterReason, Event, Millis, PortalId, Stage,
-};
+use crate::bus::{MESSAGE_BYTES_MAX, Outgoing};
+use crate::event::{Batch, DeadLetter, DeadLetterReason, Event, Millis, PortalId, Stage};
 use crate::ingress::NotAnArray;
 use crate::normalize::normalize;
-
-/// AMQP's `type` of a batch.
-pub const BATCH_KIND: &str = "crm.batch.v1";
 
 /// The messages of one request, with what the metrics want to know of them.
 #[derive(Debug, Default)]
@@ -103,8 +97,8 @@ impl Outbox {
         let batch = Batch::new(events).expect("the events are of one portal, and not none");
         let body = batch.encode();
         if body.len() <= limits.message_bytes_max {
-            let partition = partition_of(batch.portal_id(), limits.partitions);
-            self.outgoing.push(batch_message(&batch, partition, body));
+            let outgoing = Outgoing::batch(&batch, body, limits.partitions);
+            self.outgoing.push(outgoing);
             return;
         }
         events = batch.into_events();
@@ -150,19 +144,6 @@ impl ByPortal {
             self.events.push(Vec::new());
         }
         self.events[place].push(event);
-    }
-}
-
-fn batch_message(batch: &Batch, partition: u16, body: Vec<u8>) -> Outgoing {
-    Outgoing {
-        target: Target::Partition(partition),
-        message: Message {
-            id: batch.id().to_string(),
-            content_type: BATCH_CONTENT_TYPE.to_owned(),
-            kind: BATCH_KIND.to_owned(),
-            headers: Vec::new(),
-            body: Bytes::from(body),
-        },
     }
 }
 

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 
 use super::*;
-use crate::bus::{BusUnavailable, Consumer, Message, Queue, StoredNote, Target};
+use crate::bus::{BusUnavailable, Claim, Consumer, Message, Queue, StoredNote, Target};
 
 /// Bounds every wait: a test that needs it has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -100,6 +100,10 @@ impl Bus for MemoryBus {
 
     fn depth(&self, _: Queue) -> BoxFuture<'_, Result<u64, BusUnavailable>> {
         Box::pin(async { Ok(0) })
+    }
+
+    fn claim_dead_letters(&self) -> BoxFuture<'_, Result<Option<Claim>, BusUnavailable>> {
+        unreachable!("nobody takes dead letters here")
     }
 
     fn connected(&self) -> watch::Receiver<bool> {

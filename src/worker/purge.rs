@@ -5,7 +5,8 @@
 //! put back and confirmed before it is taken away, so a crash makes a double at worst, under the same id. What was asked
 //! for is acknowledged after the pass; whoever takes over after a crash is asked again.
 //!
-//! Engines ask when all that they published about the record is confirmed, so a pass that begins later sees it.
+//! Engines ask when all that they published about the record is confirmed, so a pass that begins later sees it. A pass has
+//! the claim to the dead letters, so that no operator's walk holds letters that it would miss ([`crate::dead`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::bus::{
     BusUnavailable, Consumed, Consumer, Delivery, Message, Outgoing, PublishError, Queue, Target,
     Unsettled,
 };
+use crate::dead::claimed;
 use crate::event::{Batch, DEAD_LETTER_KIND, DeadLetter, Erased, Erasure, Searched};
 
 use super::parts::Parts;
@@ -30,6 +32,8 @@ const GATHER_MIN: Duration = Duration::from_secs(2);
 const GATHER_MAX: Duration = Duration::from_secs(300);
 /// The most dead letters in hand; each has at most 8 MiB.
 const LETTERS_MAX: u16 = 32;
+/// How long a pass waits for an operator who goes through the letters.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// When no letter comes for so long, others took them, or the bus is in trouble.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -161,6 +165,7 @@ impl Purge {
     /// Takes as many letters as there are at the start.
     async fn pass(&self, erased: &Erased) -> Result<Tally, BusUnavailable> {
         let bus = &self.parts.bus;
+        let claim = claimed(&**bus, PATIENCE).await?.ok_or(BusUnavailable)?;
         let depth = bus.depth(Queue::DeadLetters).await?;
         let mut tally = Tally::default();
         if depth == 0 {
@@ -173,6 +178,9 @@ impl Purge {
         let moved = moved.await;
         stuck.into_iter().for_each(Unsettled::abandon);
         letters.close().await;
+        if claim.is_lost() {
+            return Err(BusUnavailable);
+        }
         moved.map(|()| tally)
     }
 

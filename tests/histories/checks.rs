@@ -69,7 +69,8 @@ impl Checks {
     pub fn arrived(&mut self, events: &[Event]) {
         for event in events {
             let place = self.life.arrived.len();
-            self.life.arrived.entry(event.id.clone()).or_insert(place);
+            let known_as = event.known_as().into_owned();
+            self.life.arrived.entry(known_as).or_insert(place);
         }
     }
 
@@ -80,8 +81,11 @@ impl Checks {
             event.portal_id.clone(),
             (subject.object_type_id, subject.object_id),
         );
-        let is_first = self.life.plain_published.insert(event.id.clone());
-        if !self.plain || !is_first || self.acknowledged_ids.contains(&event.id) {
+        let is_first = self
+            .life
+            .plain_published
+            .insert(event.known_as().into_owned());
+        if !self.plain || !is_first || self.acknowledged_ids.contains(&*event.known_as()) {
             return Err(format!("plain event {} went out twice", event.id));
         }
         if event.kind() == "privacy_deleted" {
@@ -92,7 +96,7 @@ impl Checks {
                 event.id
             ));
         }
-        let place = self.life.arrived[&event.id];
+        let place = self.life.arrived[&*event.known_as()];
         let last = self.life.plain_last.insert(event.portal_id.clone(), place);
         if !self.disturbed && last.is_some_and(|last| last > place) {
             return Err(format!("plain event {} goes out too late", event.id));
@@ -102,12 +106,12 @@ impl Checks {
 
     /// The engine is told that a plain event is confirmed.
     pub fn plain_confirmed(&mut self, event: &Event) {
-        self.plain_confirmed.insert(event.id.clone());
+        self.plain_confirmed.insert(event.known_as().into_owned());
     }
 
     pub fn accept(&mut self, event: &Event) {
         self.accepted
-            .entry(event.id.clone())
+            .entry(event.known_as().into_owned())
             .or_insert_with(|| event.clone());
     }
 
@@ -129,6 +133,10 @@ impl Checks {
             .tombstone
             .as_ref()
             .is_some_and(|t| t.reason == TombstoneReason::PrivacyDeleted);
+        let mut events = data.events.iter();
+        if events.any(|event| event.only() != data.events[0].only()) {
+            return Err(format!("{} is for some and for others", message.subject));
+        }
         let has_values = data.record.is_some()
             || data
                 .events
@@ -153,6 +161,12 @@ impl Checks {
         Ok(())
     }
 
+    /// The destination refused a message: what comes later is newer than that all the same.
+    pub fn refused(&mut self, message: &EnrichedEvent) {
+        let version = message.data.version.clone();
+        self.landed.insert(of(message), version);
+    }
+
     /// A message is at the destination.
     pub fn landed(&mut self, message: &EnrichedEvent, hubspot: &HubSpot) -> Result<(), String> {
         let of = of(message);
@@ -175,14 +189,14 @@ impl Checks {
             .versions
             .insert(of.clone(), (data.version.clone(), message.id.clone()));
         for event in data.events.iter().filter(|event| event.kind() != "merged") {
-            if !self.accepted.contains_key(&event.id) {
+            if !self.accepted.contains_key(&*event.known_as()) {
                 return Err(format!("event {} was never sent", event.id));
             }
             let before = self
                 .life
                 .messages
-                .insert(event.id.clone(), message.id.clone());
-            if before.is_some() || self.acknowledged_ids.contains(&event.id) {
+                .insert(event.known_as().into_owned(), message.id.clone());
+            if before.is_some() || self.acknowledged_ids.contains(&*event.known_as()) {
                 return Err(format!(
                     "{}: event {} went out twice",
                     message.subject, event.id
@@ -206,6 +220,11 @@ impl Checks {
             (None, None) => None,
         };
         let Some(state) = state else { return Ok(()) };
+        // A deletion that is told again is true still, whatever was deleted since.
+        let is_replay = data.events.iter().all(|event| event.replay.is_some());
+        if is_replay && data.tombstone.is_some() {
+            return Ok(());
+        }
         let newest = self.life.content.entry(of).or_insert(state);
         if state < *newest && data.enrichment.status != EnrichmentStatus::Stale {
             return Err(format!(
@@ -221,15 +240,19 @@ impl Checks {
     pub fn confirmed(&mut self, message: &EnrichedEvent) {
         let (_, key) = of(message);
         for event in &message.data.events {
-            let versions = self.confirmed.entry(event.id.clone()).or_default();
+            let known_as = event.known_as().into_owned();
+            let versions = self.confirmed.entry(known_as).or_default();
             versions.insert(key.clone(), message.data.version.clone());
         }
     }
 
     /// The engine is told that a dead letter is confirmed.
     pub fn buried(&mut self, letter: &DeadLetter) {
+        let copy = letter.enriched_event.iter();
+        let events = copy.flat_map(|message| &message.data.events);
+        let events = events.chain(&letter.events);
         self.dead
-            .extend(letter.events.iter().map(|event| event.id.clone()));
+            .extend(events.map(|event| event.known_as().into_owned()));
     }
 
     /// A delivery is acknowledged: its events must have ended.
@@ -243,8 +266,9 @@ impl Checks {
                 ));
             }
             self.acknowledged += 1;
-            self.acknowledged_ids.insert(event.id.clone());
-            for (key, version) in self.confirmed.get(&event.id).into_iter().flatten() {
+            self.acknowledged_ids.insert(event.known_as().into_owned());
+            let confirmed = self.confirmed.get(&*event.known_as());
+            for (key, version) in confirmed.into_iter().flatten() {
                 let of = (event.portal_id.clone(), key.clone());
                 let newest = self.settled.entry(of).or_insert_with(|| version.clone());
                 *newest = version.clone().max(newest.clone());
@@ -254,9 +278,11 @@ impl Checks {
     }
 
     fn has_ended(&self, event: &Event, hubspot: &HubSpot) -> bool {
-        let parts = self.confirmed.get(&event.id).map_or(0, BTreeMap::len);
-        let is_out = parts >= parts_of(event) || self.dead.contains(&event.id);
-        let is_out_plain = !self.plain || self.plain_confirmed.contains(&event.id);
+        let known_as = event.known_as();
+        let parts = self.confirmed.get(&*known_as).map_or(0, BTreeMap::len);
+        let is_out = parts >= parts_of(event) || self.dead.contains(&*known_as);
+        let goes_plain = self.plain && event.only().is_none();
+        let is_out_plain = !goes_plain || self.plain_confirmed.contains(&*known_as);
         (is_out && is_out_plain)
             || hubspot
                 .portals

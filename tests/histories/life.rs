@@ -226,6 +226,7 @@ impl Life {
             change_source: None,
             source_id: None,
             value: None,
+            replay: None,
             body,
         }
     }

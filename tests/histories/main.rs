@@ -36,7 +36,7 @@ const LINES_SHOWN: usize = 60;
 /// After so many failures no more are looked for.
 const FAILURES_MAX: usize = 20;
 /// What must have happened in at least one of a hundred histories, or the histories test too little.
-const MUST_HAPPEN: [&str; 30] = [
+const MUST_HAPPEN: [&str; 32] = [
     "plain event",
     "repeated notification",
     "late notification",
@@ -60,6 +60,8 @@ const MUST_HAPPEN: [&str; 30] = [
     "429 of another policy",
     "429 for others' calls",
     "400 for a batch",
+    "copy refused",
+    "replay",
     "publish refused",
     "confirm lost",
     "confirm late",

@@ -38,6 +38,8 @@ pub struct Weather {
     pub poison: bool,
     pub others: bool,
 
+    /// The destination of records refuses a copy for good.
+    pub full: u64,
     pub refused_publish: u64,
     pub lost_confirm: u64,
     pub slow_confirm: u64,
@@ -72,6 +74,7 @@ impl Weather {
             revoked: Self::rate(dice, 60),
             poison: dice.chance(100),
             others: dice.chance(250),
+            full: Self::rate(dice, 200),
             refused_publish: Self::rate(dice, 200),
             lost_confirm: Self::rate(dice, 200),
             slow_confirm: Self::rate(dice, 200),
@@ -99,6 +102,7 @@ impl Weather {
             &mut self.forbidden,
             &mut self.slow,
             &mut self.revoked,
+            &mut self.full,
             &mut self.refused_publish,
             &mut self.lost_confirm,
             &mut self.slow_confirm,

@@ -90,6 +90,8 @@ enum Happening {
     Connect {
         life: u64,
     },
+    /// Somebody replays the dead letter of this failure.
+    Replay(EventId),
     Notice {
         life: u64,
     },
@@ -128,15 +130,21 @@ pub struct World {
     pub trace: Option<Vec<String>>,
 }
 
-/// What a destination of records and one of plain events ask for.
-fn both_ways() -> Demand {
+/// The destination of records.
+const ALL: &str = "all";
+
+/// What a destination of records asks for, and where it is there one of plain events.
+fn demand(plain: bool) -> Demand {
     let all = DestinationConfig::new(DestinationKind::Queue);
-    let plain = DestinationConfig {
+    let events = DestinationConfig {
         content: DestinationContent::Event,
         ..all.clone()
     };
-    let destinations = [("all".to_owned(), all), ("plain".to_owned(), plain)];
-    Demand::new(&BTreeMap::from(destinations), [])
+    let mut destinations = BTreeMap::from([(ALL.to_owned(), all)]);
+    if plain {
+        destinations.insert("plain".to_owned(), events);
+    }
+    Demand::new(&destinations, [])
 }
 
 impl World {
@@ -170,11 +178,7 @@ impl World {
             ..EnrichConfig::default()
         };
         let plans = Plans::new(&BTreeMap::from([("contact".to_owned(), config)]));
-        let plans = if weather.plain {
-            plans.with_demand(both_ways())
-        } else {
-            plans
-        };
+        let plans = plans.with_demand(demand(weather.plain));
         let share = Share::new(if weather.half_budget { 0.5 } else { 1.0 }).unwrap_or(Share::WHOLE);
         let mut world = Self {
             now: Millis::new(START_MS).unwrap_or_default(),
@@ -374,6 +378,7 @@ impl World {
                 self.bus.connected = true;
                 self.schedule(Duration::from_secs(60), Happening::Notice { life });
             }
+            Happening::Replay(failure) => self.replay(&failure),
             Happening::Notice { life } if life == self.life => {
                 self.bus.backlog_open |= self.bus.connected
             }

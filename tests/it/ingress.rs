@@ -8,7 +8,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use bytesize::ByteSize;
 use crm_relay::bus::{
-    Bus, BusUnavailable, Consumer, Outgoing, PublishError, Queue, StoredNote, Target, partition_of,
+    Bus, BusUnavailable, Claim, Consumer, Outgoing, PublishError, Queue, StoredNote, Target,
+    partition_of,
 };
 use crm_relay::config::{AppConfig, Config, OneOrMany, Secret, SignatureVersion};
 use crm_relay::event::{Batch, DeadLetter, Millis, RawContent};
@@ -111,6 +112,10 @@ impl Bus for MemoryBus {
 
     fn depth(&self, _: Queue) -> BoxFuture<'_, Result<u64, BusUnavailable>> {
         Box::pin(async { Ok(0) })
+    }
+
+    fn claim_dead_letters(&self) -> BoxFuture<'_, Result<Option<Claim>, BusUnavailable>> {
+        unreachable!("nobody takes dead letters here")
     }
 
     fn connected(&self) -> watch::Receiver<bool> {

@@ -9,6 +9,7 @@ mod contract;
 mod budget;
 mod bus_contract;
 mod bus_verdicts;
+mod dead;
 mod delivery;
 mod destinations;
 mod enrichment;

@@ -24,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Bus, BusUnavailable, Consumer, ConsumerFeed, MESSAGE_BYTES_MAX, Outgoing, PublishError, Queue,
-    StoredNote, Target,
+    Bus, BusUnavailable, Claim, Consumer, ConsumerFeed, MESSAGE_BYTES_MAX, Outgoing, PublishError,
+    Queue, StoredNote, Target,
 };
 use crate::folder::Folder;
 use crate::metrics::{Metrics, seconds};
@@ -49,6 +49,9 @@ use writer::{COMMANDS_MAX, Command, Writer};
 /// The database in the folder. SQLite gives `-wal` and `-shm` beside it the same permissions.
 const DATABASE_FILE: &str = "bus.sqlite3";
 
+/// Deliveries that wait in memory for a consumer to take them; it may hold more of them unsettled.
+const BUFFERED_MAX: u16 = 1_024;
+
 /// How the embedded bus is opened.
 #[derive(Clone, Debug)]
 pub struct EmbeddedOptions {
@@ -68,6 +71,8 @@ pub struct Embedded {
     partitions: u16,
     share: watch::Sender<BTreeSet<u16>>,
     publish_timeout: Duration,
+    /// Whose turn it is to take dead letters.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What the bus and its consumers hold of the writer.
@@ -117,6 +122,7 @@ impl Embedded {
             partitions: options.partitions,
             share: watch::Sender::new((0..options.partitions).collect()),
             publish_timeout: options.publish_timeout,
+            turn: Arc::default(),
         })
     }
 
@@ -316,7 +322,7 @@ impl Bus for Embedded {
                 self.handle.feeds.spawn(feed::idle(handle, feed))
             });
         };
-        Consumer::spawn(prefetch, |feed| {
+        Consumer::spawn(prefetch.min(BUFFERED_MAX), |feed| {
             let fed = feed::run(handle, id, prefetch, feed);
             self.handle.feeds.spawn(fed)
         })
@@ -333,6 +339,12 @@ impl Bus for Embedded {
 
     fn depth(&self, queue: Queue) -> BoxFuture<'_, Result<u64, BusUnavailable>> {
         self.count_queue(queue).boxed()
+    }
+
+    fn claim_dead_letters(&self) -> BoxFuture<'_, Result<Option<Claim>, BusUnavailable>> {
+        let turn = Arc::clone(&self.turn).try_lock_owned().ok();
+        let claim = turn.map(|turn| Claim::new(u16::MAX, CancellationToken::new(), turn));
+        std::future::ready(Ok(claim)).boxed()
     }
 
     fn connected(&self) -> watch::Receiver<bool> {

@@ -14,6 +14,8 @@ use crate::tls::{self, TlsError};
 const ACCESS_REFUSED: ReplyCode = 403;
 /// AMQP's reply code `NOT_FOUND`.
 const NOT_FOUND: ReplyCode = 404;
+/// AMQP's reply code `RESOURCE_LOCKED`: it is another connection's alone.
+const RESOURCE_LOCKED: ReplyCode = 405;
 /// AMQP's reply code `PRECONDITION_FAILED`: it exists with other arguments.
 const PRECONDITION_FAILED: ReplyCode = 406;
 /// AMQP's reply code `NOT_ALLOWED`: at the handshake, a vhost that is not there or not ours.
@@ -147,6 +149,11 @@ impl SessionError {
             .into(),
             _ => self,
         }
+    }
+
+    /// Whether the broker says that the queue is another connection's alone.
+    pub(super) fn is_locked(&self) -> bool {
+        matches!(self, Self::Lost(error) if matches!(refusal(error), Some((RESOURCE_LOCKED, _))))
     }
 
     /// Whether the broker says that there is no such queue.

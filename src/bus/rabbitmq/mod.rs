@@ -24,13 +24,15 @@ use self::publisher::Verdict;
 use self::session::{Keeper, Session};
 use self::topology::Topology;
 use super::{
-    Bus, BusUnavailable, Consumer, Message, Outgoing, PublishError, Queue, StoredNote, Target,
+    Bus, BusUnavailable, Claim, Consumer, Message, Outgoing, PublishError, Queue, StoredNote,
+    Target,
 };
 use crate::config::ClientTlsConfig;
 use crate::event::{IdentityHasher, Millis};
 use crate::metrics::{Metrics, seconds};
 
 mod changelog;
+mod claim;
 mod consumer;
 mod error;
 mod membership;
@@ -78,6 +80,8 @@ pub struct RabbitMq {
     closing: CancellationToken,
     feeds: TaskTracker,
     keeper: Mutex<Option<JoinHandle<()>>>,
+    /// Whose turn it is in this process to take dead letters.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl RabbitMq {
@@ -121,6 +125,7 @@ impl RabbitMq {
             closing,
             feeds,
             keeper: Mutex::new(Some(keeper)),
+            turn: Arc::default(),
         })
     }
 
@@ -198,6 +203,18 @@ impl RabbitMq {
         }
     }
 
+    async fn claim(&self) -> Result<Option<Claim>, BusUnavailable> {
+        let Ok(turn) = Arc::clone(&self.turn).try_lock_owned() else {
+            return Ok(None);
+        };
+        let session = self.present_session().ok_or(BusUnavailable)?;
+        let queue = ShortString::try_new(self.topology.dead_claim()).map_err(|_| BusUnavailable)?;
+        claim::claim(session, queue, turn).await.map_err(|error| {
+            tracing::warn!(%error, "the dead letters cannot be claimed");
+            BusUnavailable
+        })
+    }
+
     async fn stop(&self) {
         self.closing.cancel();
         let keeper = self
@@ -264,6 +281,10 @@ impl Bus for RabbitMq {
 
     fn depth(&self, queue: Queue) -> BoxFuture<'_, Result<u64, BusUnavailable>> {
         Box::pin(self.inspect(queue))
+    }
+
+    fn claim_dead_letters(&self) -> BoxFuture<'_, Result<Option<Claim>, BusUnavailable>> {
+        Box::pin(self.claim())
     }
 
     fn connected(&self) -> watch::Receiver<bool> {

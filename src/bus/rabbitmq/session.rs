@@ -64,6 +64,11 @@ impl Session {
         self.ended.cancelled().await;
     }
 
+    /// Cancelled when the session is over.
+    pub(super) fn end_token(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+
     /// Ends the session, so that the loop connects and declares anew.
     pub(super) fn end(&self) {
         self.ended.cancel();

@@ -92,6 +92,11 @@ impl Topology {
         format!("{}.dead.kept", self.prefix)
     }
 
+    /// `crm.dead.claim`: there while somebody takes dead letters, and theirs alone.
+    pub(super) fn dead_claim(&self) -> String {
+        format!("{}.dead.claim", self.prefix)
+    }
+
     /// The name of `queue`.
     pub(super) fn queue(&self, queue: &Queue) -> String {
         match queue {

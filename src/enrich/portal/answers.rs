@@ -10,7 +10,7 @@ use crate::enrich::health::{Health, UNAUTHORIZED_PROBE};
 use crate::enrich::job::{JobId, Key, PagesState, Reading, RecordOutcome, Work};
 use crate::enrich::request::{Group, Request, thread_key};
 use crate::event::{
-    AssociationLabel, DeadLetter, DeadLetterReason, Millis, ObjectId, ObjectTypeId, OwnerId,
+    AssociationLabel, DeadLetter, DeadLetterReason, Event, Millis, ObjectId, ObjectTypeId, OwnerId,
     ProblemReason, Stage,
 };
 use crate::hubspot::call::{
@@ -197,9 +197,14 @@ impl Portal {
         let Some(job) = self.lanes.get_mut(key).and_then(|lane| lane.active.take()) else {
             return;
         };
-        let ids = job.events.iter().map(|event| event.id.clone()).collect();
-        let letter = DeadLetter::new(Stage::Enrich, reason, error.to_string(), ctx.now)
-            .with_events(job.events);
+        let ids = job.events.iter().map(|event| event.known_as().into_owned());
+        let ids = ids.collect();
+        let only = job.events.first().and_then(Event::only).map(str::to_owned);
+        let letter = DeadLetter {
+            destination: only,
+            ..DeadLetter::new(Stage::Enrich, reason, error.to_string(), ctx.now)
+        };
+        let letter = letter.with_events(job.events);
         ctx.effects.bury(&self.id, key, letter);
         self.assembling.remove(key);
         self.begin_publishing(key, job.id, ids);

@@ -7,12 +7,11 @@ use crate::enrich::cache::Problem;
 use crate::enrich::conversations::{is_conversation, messages_problem, problem};
 use crate::enrich::fresh;
 use crate::enrich::job::{JobId, Key, RecordOutcome, Work};
-use crate::enrich::memory::Sent;
 use crate::enrich::priority::{Priority, ReadQueue};
 use crate::enrich::request::Request;
 use crate::event::{
     Conversation, EnrichmentPart, Millis, ObjectId, ObjectTypeId, ProblemReason, Thread,
-    ThreadMessage, Tombstone, TombstoneReason, Version,
+    ThreadMessage, Tombstone, TombstoneReason,
 };
 use crate::hubspot::call::LimitClass;
 
@@ -132,11 +131,9 @@ impl Portal {
         &self,
         key: &Key,
         tombstone: &Tombstone,
-        deleted_at: Millis,
+        is_old: bool,
         ctx: &Context<'_>,
     ) -> bool {
-        let sent = ctx.memory.sent(&self.id, key).map(Sent::version);
-        let is_old = sent.is_some_and(|last| Version::of_tombstone(deleted_at) <= last);
         let is_read = !is_conversation(&key.0) || self.plan_of(&key.0, ctx.plans).thread;
         is_read || !is_old || tombstone.reason != TombstoneReason::Deleted
     }

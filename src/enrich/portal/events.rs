@@ -36,11 +36,11 @@ impl Portal {
         self.heed(&key, &event, ctx);
         if plain == 0 {
             let ending = match wanted.plain {
-                true if ctx.memory.has_seen_plain(&event.id) => Ending::Delivered,
+                true if ctx.memory.has_seen_plain(&event.known_as()) => Ending::Delivered,
                 true => Ending::Purged,
                 false => Ending::Unwanted,
             };
-            ctx.effects.end(&event.id, ending);
+            ctx.effects.end(&event.known_as(), ending);
             return 1;
         }
         plain
@@ -72,7 +72,7 @@ impl Portal {
             }
         }
         if ctx.memory.is_erased(&self.id, &key) {
-            ctx.effects.end(&event.id, Ending::Purged);
+            ctx.effects.end(&event.known_as(), Ending::Purged);
         } else {
             self.note_unknown_property(&key.0, &event, ctx);
             let threads_are_read = || self.plan_of(&key.0, ctx.plans).thread;
@@ -141,7 +141,7 @@ impl Portal {
         });
         let lane = self.lanes.entry(key.clone()).or_default();
         match lane.waiting.back_mut() {
-            Some(last) if last.may_join_tombstone(event.occurred_at) => {
+            Some(last) if last.may_join_tombstone(&event) => {
                 last.work = tombstone;
                 last.take(event, ctx.plans);
                 self.wake_lane(&key, ctx);
@@ -214,7 +214,7 @@ impl Portal {
             cancelled.extend(lane.active.take());
         }
         for event in cancelled.iter().flat_map(|job| &job.events) {
-            ctx.effects.end(&event.id, Ending::Purged);
+            ctx.effects.end(&event.known_as(), Ending::Purged);
         }
         let active = self.lanes.get(key).and_then(|lane| lane.active.as_ref());
         if !active.is_some_and(Job::is_held) {
@@ -286,12 +286,12 @@ impl Portal {
     /// erased record is not read, whichever way an event leads to it.
     pub(super) fn append(&mut self, key: Key, event: Event, work: Work, ctx: &mut Context<'_>) {
         if matches!(work, Work::Read(_)) && ctx.memory.is_erased(&self.id, &key) {
-            ctx.effects.end(&event.id, Ending::Purged);
+            ctx.effects.end(&event.known_as(), Ending::Purged);
             return;
         }
         let lane = self.lanes.entry(key.clone()).or_default();
         match lane.waiting.back_mut() {
-            Some(last) if matches!(work, Work::Read(_)) && last.takes_another() => {
+            Some(last) if matches!(work, Work::Read(_)) && last.takes_another(&event) => {
                 last.take(event, ctx.plans);
             }
             _ => {

@@ -6,7 +6,6 @@ use crate::demand::Parts;
 use crate::enrich::assemble::{self, OwnerIds};
 use crate::enrich::cache::{Cached, DEFINITIONS_TTL, OWNERS_TTL, OwnerLookup, is_type_of};
 use crate::enrich::job::{Job, JobId, Key, PagesState, Reading, RecordOutcome, Work};
-use crate::enrich::memory::Sent;
 use crate::enrich::protocol::Ending;
 use crate::enrich::request::Request;
 use crate::event::{
@@ -225,14 +224,15 @@ impl Portal {
             return;
         };
         let newest = job.newest();
+        let is_old = self.is_older_than_sent(key, &job, ctx);
         let tombstone = match std::mem::replace(&mut job.work, Work::Plain) {
             Work::Search(erasure) => {
-                let ids = job.events.iter().map(|event| event.id.clone()).collect();
-                self.begin_publishing(key, job.id, ids);
+                let ids = job.events.iter().map(|event| event.known_as().into_owned());
+                self.begin_publishing(key, job.id, ids.collect());
                 ctx.effects.search(&self.id, key, erasure);
                 return;
             }
-            Work::Tombstone(tombstone) if self.is_news(key, &tombstone, newest, ctx) => {
+            Work::Tombstone(tombstone) if self.is_news(key, &tombstone, is_old, ctx) => {
                 Some(tombstone)
             }
             _ => None,
@@ -240,8 +240,7 @@ impl Portal {
         let is_deletion = tombstone
             .as_ref()
             .is_some_and(|t| t.reason == TombstoneReason::Deleted);
-        let sent = ctx.memory.sent(&self.id, key).map(Sent::version);
-        if is_deletion && sent.is_some_and(|last| Version::of_tombstone(newest) <= last) {
+        if is_deletion && is_old {
             job.work = Work::Read(Reading::default());
             self.lanes
                 .entry(key.clone())
@@ -262,6 +261,15 @@ impl Portal {
         self.publish(key, job.id, message, ctx);
     }
 
+    /// Whether a deletion is older than what was sent. One that is replayed is not, as long as a tombstone is what was sent.
+    fn is_older_than_sent(&self, key: &Key, job: &Job, ctx: &Context<'_>) -> bool {
+        let sent = ctx.memory.sent(&self.id, key);
+        sent.is_some_and(|last| {
+            let is_told_again = job.is_replayed() && last.read.is_none();
+            Version::of_tombstone(job.newest()) <= last.version() && !is_told_again
+        })
+    }
+
     pub(super) fn publish(
         &mut self,
         key: &Key,
@@ -273,7 +281,7 @@ impl Portal {
             .data
             .events
             .iter()
-            .map(|event| event.id.clone())
+            .map(|event| event.known_as().into_owned())
             .collect();
         self.begin_publishing(key, job, ids);
         ctx.effects.publish(&self.id, key, message);

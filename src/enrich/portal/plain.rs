@@ -39,17 +39,17 @@ impl PlainEvents {
 impl Portal {
     /// Sends an event as it is, if that was not done before. Whether it is still to end.
     pub(in crate::enrich) fn send_plain(&mut self, event: &Event, ctx: &mut Context<'_>) -> bool {
-        if self.plain.known.contains(&event.id) {
+        if self.plain.known.contains(&*event.known_as()) {
             return true;
         }
         let key = ctx.memory.survivor(&self.id, key_of(event));
         let is_erasure = event.is_privacy_deletion();
-        if ctx.memory.has_seen_plain(&event.id)
+        if ctx.memory.has_seen_plain(&event.known_as())
             || (ctx.memory.is_erased(&self.id, &key) && !is_erasure)
         {
             return false;
         }
-        self.plain.known.insert(event.id.clone());
+        self.plain.known.insert(event.known_as().into_owned());
         self.plain.waiting.push_back(event.clone());
         true
     }
@@ -61,7 +61,7 @@ impl Portal {
         }
         let count = self.plain.waiting.len().min(UNDER_WAY_MAX);
         for event in self.plain.waiting.drain(..count) {
-            self.plain.under_way.insert(event.id.clone());
+            self.plain.under_way.insert(event.known_as().into_owned());
             ctx.effects.publish_plain(&self.id, event);
         }
     }
@@ -85,7 +85,7 @@ impl Portal {
         waiting.retain(|event| {
             let keeps = keep(event);
             if !keeps {
-                known.remove(&event.id);
+                known.remove(&*event.known_as());
             }
             keeps
         });
@@ -96,8 +96,8 @@ impl Portal {
         for event in std::mem::take(&mut self.plain.waiting) {
             let is_erasure = event.is_privacy_deletion();
             if !is_erasure && ctx.memory.survivor(&self.id, key_of(&event)) == *key {
-                self.plain.known.remove(&event.id);
-                ctx.effects.end_plain(&event.id, Ending::Purged);
+                self.plain.known.remove(&*event.known_as());
+                ctx.effects.end_plain(&event.known_as(), Ending::Purged);
             } else {
                 self.plain.waiting.push_back(event);
             }

@@ -50,6 +50,7 @@ fn of_body(id: &str, body: EventBody) -> Event {
         change_source: None,
         source_id: None,
         value: None,
+        replay: None,
         body,
     }
 }
@@ -126,7 +127,11 @@ fn what_is_base64_is_read_and_a_part_is_not() {
     let mut json = raw(r#"{"objectId":512}"#);
     json.raw = Some(RawContent::Base64(BASE64.encode(r#"{"objectId":512}"#)));
     assert_eq!(erased().search(&json), Searched::Gone);
-    json.part = Some(crate::event::Part { number: 1, of: 2 });
+    json.part = Some(crate::event::Part {
+        number: 1,
+        of: 2,
+        whole: None,
+    });
     assert_eq!(erased().search(&json), Searched::Untouched);
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::{DestinationContent, DestinationFormat, DestinationPart};
-use crate::event::{PlainEvent, PropertyValue, Record};
+use crate::event::{Audience, PlainEvent, PropertyValue, Record, Replay};
 
 fn with_record(events: Vec<Event>) -> EnrichedEvent {
     let text = |text: &str| PropertyValue::Text(text.to_owned());
@@ -205,4 +205,62 @@ async fn nothing_goes_to_a_topic_exchange_that_is_switched_off() {
         .deliver_enriched(vec![enriched(vec![change("1", "x")])])
         .await;
     assert!(bus.confirmed("topic").is_empty());
+}
+
+/// What a dead letter of `destination` makes of an event when it is replayed.
+fn replayed(destination: &str, event: Event) -> Event {
+    let replay = Replay {
+        of: event.id.clone(),
+        at: event.received_at,
+        audience: Audience::Destination(destination.to_owned()),
+    };
+    Event {
+        replay: Some(Arc::new(replay)),
+        ..event
+    }
+}
+
+#[tokio::test]
+async fn a_replayed_copy_goes_to_its_destination_alone_and_looks_like_any_other() {
+    let plain = DestinationConfig {
+        content: DestinationContent::Event,
+        ..queue("#")
+    };
+    let bus = ScriptedBus::failing(&[("b", &[PublishError::Unavailable])]);
+    let all = [
+        ("a", queue("#")),
+        ("b", queue("#")),
+        ("p", plain.clone()),
+        ("q", plain),
+    ];
+    let fan_out = fan_out(&bus, &all);
+    let event = change("1", "x");
+    let bare = enriched(vec![event.clone()]);
+    let copy = enriched(vec![replayed("b", event.clone())]);
+    assert_eq!(copy.id, bare.id);
+    // The same event to all, in trouble as well: neither takes the other for its repeat.
+    let first = fan_out
+        .deliver_enriched(vec![copy.clone(), bare.clone()])
+        .await;
+    assert_eq!(first, [Err(FanOutFailure::Retry), delivered(2, 0)]);
+    assert_eq!(
+        fan_out.deliver_enriched(vec![copy]).await,
+        [delivered(1, 0)]
+    );
+    let counts = ["a", "b", "topic"].map(|name| bus.confirmed(name).len());
+    assert_eq!(counts, [1, 2, 1]);
+    let [one, other] = &bus.confirmed("b")[..] else {
+        unreachable!()
+    };
+    assert_eq!(one, other);
+    let outbound = Outbound::Plain(Box::new(replayed("q", event)));
+    assert_eq!(fan_out.deliver(vec![outbound]).await, [delivered(1, 0)]);
+    let counts = ["p", "q"].map(|name| bus.confirmed(name).len());
+    assert_eq!(counts, [0, 1]);
+    let lateness = &fan_out.metrics.fan_out_lateness_seconds;
+    assert_eq!(
+        lateness.get_sample_count(),
+        1,
+        "of the one that was no replay"
+    );
 }

@@ -4,7 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::*;
-use crate::event::RawContent;
+use crate::bus::{Target, partition_of};
+use crate::event::{BATCH_CONTENT_TYPE, BATCH_KIND, RawContent};
 
 const PARTITIONS: u16 = 16;
 

@@ -1,10 +1,13 @@
 //! Messages and notes, until the engine knows that they are where they should be.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crm_relay::enrich::{NoteId, PublishId};
+use crm_relay::event::{Audience, DeadLetter, DeadLetterReason, Event, EventId, Replay, Stage};
 
-use super::{Happening, Publishing, World};
+use super::bus::Message;
+use super::{ALL, Happening, Publishing, World};
 
 impl World {
     /// The broker takes a message and confirms it; or takes it and the confirm is lost; or refuses it.
@@ -15,11 +18,12 @@ impl World {
         tries: u32,
     ) -> Result<(), String> {
         let life = self.life;
+        let what = self.refuse_copy(what);
         let refused = self.dice.chance(self.weather.refused_publish);
         if !refused {
             match &what {
                 Publishing::Message(message) => self.checks.landed(message, &self.hubspot)?,
-                Publishing::Letter(letter) => self.bus.letters.push((**letter).clone()),
+                Publishing::Letter(letter) => self.bury(letter),
                 Publishing::Search(erasure) => self.bus.search(erasure),
                 Publishing::Plain(_) => {}
             }
@@ -56,6 +60,57 @@ impl World {
             );
         }
         Ok(())
+    }
+
+    /// The destination is full, and its copy becomes a dead letter; or it is not.
+    fn refuse_copy(&mut self, what: Publishing) -> Publishing {
+        match what {
+            Publishing::Message(message) if self.dice.chance(self.weather.full) => {
+                self.coverage.note("copy refused");
+                self.checks.refused(&message);
+                let reason = DeadLetterReason::DestinationFull;
+                let letter = DeadLetter::new(Stage::FanOut, reason, "full".to_owned(), self.now);
+                Publishing::Letter(Box::new(letter.with_enriched_event(ALL, *message)))
+            }
+            other => other,
+        }
+    }
+
+    /// A dead letter arrives. What the destination did not take is replayed some time later.
+    fn bury(&mut self, letter: &DeadLetter) {
+        self.bus.letters.push(letter.clone());
+        if letter.destination.is_some() {
+            let delay = self.dice.millis(1_000, 120_000);
+            self.schedule(delay, Happening::Replay(letter.failure_id()));
+        }
+    }
+
+    /// The events of a dead letter go back to the intake, for its destination alone.
+    pub(super) fn replay(&mut self, failure: &EventId) {
+        let letters = &mut self.bus.letters;
+        let is_it = |letter: &DeadLetter| letter.failure_id() == *failure;
+        // It may have been taken away since its record is erased.
+        let Some(place) = letters.iter().position(is_it) else {
+            return;
+        };
+        let letter = letters.remove(place);
+        self.coverage.note("replay");
+        let replay = Arc::new(Replay {
+            of: letter.failure_id(),
+            at: self.now,
+            audience: Audience::Destination(ALL.to_owned()),
+        });
+        let copy = letter.enriched_event.map(|copy| copy.data.events);
+        let events = copy.unwrap_or(letter.events).into_iter();
+        let events: Vec<Event> = events
+            .map(|event| Event {
+                replay: Some(replay.clone()),
+                value: None,
+                ..event
+            })
+            .collect();
+        events.iter().for_each(|event| self.checks.accept(event));
+        self.bus.intake.push_back(Message { events });
     }
 
     /// The changelog takes a note, and says so; or takes it and is not heard; or does not take it.

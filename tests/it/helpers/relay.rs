@@ -197,6 +197,23 @@ impl RelayProcess {
         (status, serde_json::from_str(&text).unwrap_or_default())
     }
 
+    /// `crm-relay dead` with these arguments, beside the relay: exit code, stdout and stderr.
+    pub fn dead(&self, args: &[&str]) -> (Option<i32>, String, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_crm-relay"))
+            .arg("dead")
+            .args(args)
+            .arg("--config")
+            .arg(self.config_path())
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    }
+
     pub fn admin_url(&self, path: &str) -> String {
         format!("http://{}{path}", self.admin)
     }

@@ -1,0 +1,161 @@
+//! Takes dead letters in their order, without settling any, and hands them back to where they were.
+//!
+//! A broker shows a message only to who takes it, and takes back what a channel that closes had in hand, in order and in
+//! front of all others. So a walk holds what it has seen until its end. What the broker pushes at once stays small by taking
+//! many consumers, each for a few letters; none has room for one more, or it would be given what another hands back.
+//!
+//! What one holds nobody else sees: only who has the [`Claim`] takes letters, and keeps it until all are back.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::bus::{Bus, BusUnavailable, Claim, Consumed, Consumer, Message, Queue, Unsettled};
+
+/// The most letters that are held at once. Those behind are not seen.
+pub const HELD_MAX: usize = 50_000;
+/// When no letter comes for so long, others took them, or the bus is in trouble.
+const QUIET: Duration = Duration::from_secs(5);
+/// How often a claim that somebody else has is asked for again.
+const CLAIM_INTERVAL: Duration = Duration::from_millis(200);
+/// How long to wait until the bus has taken back what was held.
+const BACK_MAX: Duration = Duration::from_secs(5);
+/// How often that is looked at.
+const BACK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Why the dead letters cannot be walked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WalkError {
+    /// The bus is away.
+    #[error("the bus is not available; try again, since nothing was taken away")]
+    Unavailable,
+    /// Another walk, or the search for an erased record, is at it.
+    #[error("somebody else is going through the dead letters; try again in a moment")]
+    Busy,
+}
+
+impl From<BusUnavailable> for WalkError {
+    fn from(_: BusUnavailable) -> Self {
+        Self::Unavailable
+    }
+}
+
+/// The claim to the dead letters; `None` when somebody else has it for as long as `patience`.
+///
+/// # Errors
+/// [`BusUnavailable`] when the bus cannot be asked.
+pub async fn claimed(bus: &dyn Bus, patience: Duration) -> Result<Option<Claim>, BusUnavailable> {
+    let until = Instant::now() + patience;
+    loop {
+        let claim = bus.claim_dead_letters().await?;
+        if claim.is_some() || Instant::now() >= until {
+            return Ok(claim);
+        }
+        sleep(CLAIM_INTERVAL).await;
+    }
+}
+
+/// One way through the dead letters.
+pub(super) struct Walk<'b> {
+    bus: &'b dyn Bus,
+    claim: Claim,
+    /// Each with how many letters it is still to bring.
+    consumers: Vec<(Consumer, usize)>,
+    /// What was taken, by its place.
+    held: Vec<Unsettled>,
+    /// Letters to take, the consumers' included.
+    left: usize,
+    depth: u64,
+}
+
+impl<'b> Walk<'b> {
+    /// Begins at the front. `patience` is for somebody else who is at it.
+    pub(super) async fn begin(bus: &'b dyn Bus, patience: Duration) -> Result<Self, WalkError> {
+        let claim = claimed(bus, patience).await?.ok_or(WalkError::Busy)?;
+        let depth = bus.depth(Queue::DeadLetters).await?;
+        Ok(Self {
+            bus,
+            claim,
+            consumers: Vec::new(),
+            held: Vec::new(),
+            left: usize::try_from(depth).unwrap_or(usize::MAX).min(HELD_MAX),
+            depth,
+        })
+    }
+
+    /// How many letters there were at the beginning.
+    pub(super) fn depth(&self) -> usize {
+        usize::try_from(self.depth).unwrap_or(usize::MAX)
+    }
+
+    /// How many were taken so far.
+    pub(super) fn taken(&self) -> usize {
+        self.held.len()
+    }
+
+    /// The next letter, with its place; `None` when there are no more.
+    pub(super) async fn next(&mut self) -> Result<Option<(usize, Message)>, WalkError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        if self.consumers.last().is_none_or(|(_, count)| *count == 0) {
+            let count = self.left.min(usize::from(self.claim.window()));
+            let prefetch = u16::try_from(count).unwrap_or(u16::MAX);
+            let consumer = self.bus.consume(Queue::DeadLetters, prefetch);
+            self.consumers.push((consumer, count));
+        }
+        let Some((consumer, count)) = self.consumers.last_mut() else {
+            return Ok(None);
+        };
+        match timeout(QUIET, consumer.next()).await {
+            Ok(Some(Consumed::Delivery(delivery))) => {
+                *count -= 1;
+                self.left -= 1;
+                self.held.push(delivery.unsettled);
+                Ok(Some((self.held.len() - 1, delivery.message)))
+            }
+            Ok(Some(Consumed::Lost) | None) => Err(WalkError::Unavailable),
+            Err(_) => {
+                self.left = 0;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Takes the letters at the places `gone` away for good, and hands back the others.
+    pub(super) async fn end(mut self, gone: &BTreeSet<usize>) {
+        for (place, unsettled) in self.held.drain(..).enumerate() {
+            if gone.contains(&place) {
+                unsettled.ack();
+            } else {
+                unsettled.abandon();
+            }
+        }
+        for (consumer, _) in self.consumers.drain(..) {
+            consumer.close().await;
+        }
+        self.await_back(gone.len()).await;
+    }
+
+    /// The bus takes back what a consumer held a moment after it was closed. Whoever counts before would miss it.
+    async fn await_back(&self, gone: usize) {
+        let expected = self
+            .depth
+            .saturating_sub(u64::try_from(gone).unwrap_or(u64::MAX));
+        let until = Instant::now() + BACK_MAX;
+        while Instant::now() < until {
+            match self.bus.depth(Queue::DeadLetters).await {
+                Ok(depth) if depth < expected => sleep(BACK_INTERVAL).await,
+                _ => return,
+            }
+        }
+    }
+}
+
+impl Drop for Walk<'_> {
+    /// What is held comes again.
+    fn drop(&mut self) {
+        self.held.drain(..).for_each(Unsettled::abandon);
+    }
+}
