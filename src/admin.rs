@@ -13,8 +13,11 @@ use actix_web::{App, HttpResponse, HttpServer};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::audit::api::AuditApi;
 use crate::metrics::Metrics;
 use crate::portals::api::PortalsApi;
+
+pub(crate) mod api;
 
 /// Prometheus' text format.
 const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -22,6 +25,15 @@ const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const CONNECTIONS_MAX: usize = 64;
 /// How long a scrape in flight may take once we stop, in seconds.
 const STOP_SECONDS_MAX: u64 = 1;
+
+/// What the port serves besides metrics and probes, to those who know `admin.token`.
+#[derive(Clone, Default)]
+pub struct Apis {
+    /// `/portals`.
+    pub portals: PortalsApi,
+    /// `/audit`.
+    pub audit: AuditApi,
+}
 
 /// The admin port cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +54,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Listens on `listen` and serves `/metrics`, `/livez`, `/readyz` and `/portals`. Port 0 takes any: see [`Self::addr`].
+    /// Listens on `listen` and serves `/metrics`, `/livez`, `/readyz`, `/portals` and `/audit`. Port 0 takes any: see [`Self::addr`].
     ///
     /// # Errors
     /// [`AdminError`] when the address cannot be had.
@@ -53,7 +65,7 @@ impl Admin {
         listen: SocketAddr,
         metrics: Arc<Metrics>,
         health: Arc<Health>,
-        portals: PortalsApi,
+        apis: Apis,
     ) -> Result<Self, AdminError> {
         let failed = |source| AdminError { listen, source };
         let (metrics, health) = (Data::from(metrics), Data::from(health));
@@ -64,7 +76,8 @@ impl Admin {
                 .route("/metrics", web::get().to(show_metrics))
                 .route("/livez", web::get().to(livez))
                 .route("/readyz", web::get().to(readyz))
-                .configure(|config| portals.configure(config))
+                .configure(|config| apis.portals.configure(config))
+                .configure(|config| apis.audit.configure(config))
         })
         .workers(1)
         .max_connections(CONNECTIONS_MAX)
@@ -266,13 +279,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         metrics.bus_connected.set(1);
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-        let admin = Admin::start(
-            any_port,
-            metrics,
-            Arc::clone(&health),
-            PortalsApi::default(),
-        )
-        .unwrap();
+        let admin = Admin::start(any_port, metrics, Arc::clone(&health), Apis::default()).unwrap();
         let addr = admin.addr();
 
         let (status, content_type, text) = get(addr, "/metrics").await;
@@ -285,13 +292,8 @@ mod tests {
         assert_eq!((status, text.as_str()), (503, "the bus is not connected\n"));
         assert_eq!(get(addr, "/livez").await.0, 200);
 
-        let taken = Admin::start(
-            addr,
-            Arc::new(Metrics::new()),
-            health,
-            PortalsApi::default(),
-        )
-        .unwrap_err();
+        let taken =
+            Admin::start(addr, Arc::new(Metrics::new()), health, Apis::default()).unwrap_err();
         assert!(taken.to_string().contains("admin.listen"));
         admin.stop().await;
         assert!(reqwest::get(format!("http://{addr}/livez")).await.is_err());

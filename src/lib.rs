@@ -18,6 +18,7 @@ pub mod receiver;
 
 pub mod bus;
 pub mod folder;
+mod jitter;
 pub mod spool;
 
 pub mod demand;
@@ -28,6 +29,7 @@ pub mod worker;
 pub mod portals;
 
 pub mod admin;
+pub mod audit;
 pub mod config;
 pub mod depths;
 pub mod metrics;

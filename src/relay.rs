@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::admin::{Admin, AdminError, Health};
+use crate::admin::api::Gate;
+use crate::admin::{Admin, AdminError, Apis, Health};
+use crate::audit::api::AuditApi;
 use crate::bus::Bus;
 use crate::bus::embedded::{Embedded, EmbeddedError, EmbeddedOptions};
 use crate::bus::rabbitmq::{DestinationQueue, RabbitMq, RabbitMqError, RabbitMqOptions};
@@ -90,15 +92,19 @@ impl Relay {
         warn(&config.check(role)?);
         let metrics = Arc::new(Metrics::new());
         let portals = open_portals(config, role, &metrics)?;
-        let api = PortalsApi::new(portals.clone(), config.admin.token.as_ref())?;
+        let gate = Gate::new(config.admin.token.as_ref())?;
         let bus = open_bus(config, role, &metrics).await?;
+        let apis = Apis {
+            portals: PortalsApi::new(portals.clone(), gate.clone()),
+            audit: AuditApi::new(Arc::clone(&bus), gate),
+        };
         let health = Arc::new(Health::new(bus.connected()));
         let stopping = Stopping::of(config);
         let admin = Admin::start(
             config.admin.listen,
             Arc::clone(&metrics),
             Arc::clone(&health),
-            api,
+            apis,
         );
         let admin = match admin {
             Ok(admin) => admin,
@@ -306,7 +312,11 @@ fn open_portals(
     role.works().then(open).transpose()
 }
 
-async fn open_bus(
+/// The bus that the configuration names.
+///
+/// # Errors
+/// What it cannot be used for.
+pub(crate) async fn open_bus(
     config: &Config,
     role: Role,
     metrics: &Arc<Metrics>,

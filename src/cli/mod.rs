@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{self, Config, ConfigError, Role};
 use crate::relay::RelayError;
 
+mod audit;
 mod config_command;
 mod demo;
 mod portals;
@@ -43,6 +44,8 @@ enum Command {
     Simulate(Box<simulate::SimulateArgs>),
     /// Lists, adds, pauses, resumes and removes the portals of portals.folder, and seals their tokens.
     Portals(portals::PortalsCommand),
+    /// Adds up how every event ended, for every destination, and where the others are. Fails when one is nowhere.
+    Audit(audit::AuditArgs),
     /// Prints the effective configuration as TOML, without secrets, and checks it.
     Config(config_command::ConfigCommand),
     /// Prints or writes the contract with consumers: JSON Schemas of the messages, and AsyncAPI.
@@ -77,6 +80,7 @@ impl Cli {
             Command::Demo(args) => args.execute().await,
             Command::Simulate(args) => simulate::run(*args).await,
             Command::Portals(command) => command.execute(),
+            Command::Audit(args) => args.execute().await,
             Command::Config(command) => command.execute(),
             Command::Schema(args) => args.execute(),
         }

@@ -46,6 +46,8 @@ pub struct Selection<'w> {
 #[derive(Clone, Debug)]
 pub struct Demand {
     wishes: Vec<Wish>,
+    /// The names of destinations; the first of `wishes` are theirs.
+    names: Vec<String>,
 }
 
 /// What is asked for about an event.
@@ -175,7 +177,14 @@ impl Demand {
         let wishes = destinations.values().map(Wish::of_destination);
         Self {
             wishes: wishes.chain(others).collect(),
+            names: destinations.keys().cloned().collect(),
         }
+    }
+
+    /// The destinations' names in order, and how each takes events.
+    pub fn destinations(&self) -> impl Iterator<Item = (&str, DestinationContent)> {
+        let names = self.names.iter().map(String::as_str);
+        names.zip(self.wishes.iter().map(|wish| wish.content))
     }
 
     /// What is asked for about `event`.
@@ -218,6 +227,7 @@ impl Default for Demand {
     fn default() -> Self {
         Self {
             wishes: vec![Wish::default()],
+            names: Vec::new(),
         }
     }
 }

@@ -8,28 +8,21 @@
 //! | `PATCH /portals/{id}` | `{"paused": true}` or `false` | the same |
 //! | `DELETE /portals/{id}` | | 204 |
 //!
-//! Every call carries `Authorization: Bearer` with `admin.token`; where that is not configured nobody is answered.
-//! No answer tells a token. Errors are `{"error": …}`.
+//! No answer tells a token.
 
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use actix_web::web::{self, Bytes, Data, Path, PayloadConfig, Query, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
-use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
 
 use super::{ChangeError, Portals};
-use crate::config::{PortalConfig, Secret, SecretError, is_portal_id};
+use crate::admin::api::{Answer, BODY_BYTES_MAX, Gate, Refusal, answer, bad, missing, parse};
+use crate::config::{PortalConfig, is_portal_id};
 use crate::event::PortalId;
 
-/// The largest body.
-const BODY_BYTES_MAX: usize = 64 << 10;
 /// Portals in one answer where nobody says, and at most.
 const PAGE: (usize, usize) = (100, 1_000);
 
@@ -37,13 +30,8 @@ const PAGE: (usize, usize) = (100, 1_000);
 #[derive(Clone, Debug, Default)]
 pub struct PortalsApi {
     portals: Option<Arc<Portals>>,
-    token: Option<SecretString>,
+    gate: Gate,
 }
-
-/// An answer that is no success.
-struct Refusal(StatusCode, String);
-
-type Answer = Result<HttpResponse, Refusal>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,13 +47,9 @@ struct PatchBody {
 }
 
 impl PortalsApi {
-    /// Serves `portals` to those who know `token`.
-    ///
-    /// # Errors
-    /// When `token` cannot be had.
-    pub fn new(portals: Option<Arc<Portals>>, token: Option<&Secret>) -> Result<Self, SecretError> {
-        let token = token.map(Secret::resolve).transpose()?;
-        Ok(Self { portals, token })
+    /// Serves `portals` to whom `gate` lets in.
+    pub(crate) fn new(portals: Option<Arc<Portals>>, gate: Gate) -> Self {
+        Self { portals, gate }
     }
 
     /// Mounts it.
@@ -84,23 +68,10 @@ impl PortalsApi {
 
     /// The portals, for a request that may have them.
     fn open_to(&self, request: &HttpRequest) -> Result<Arc<Portals>, Refusal> {
-        let closed = |hint: &str| Refusal(StatusCode::NOT_FOUND, hint.to_owned());
-        let token = self
-            .token
-            .as_ref()
-            .ok_or_else(|| closed("nobody is answered here before admin.token is configured"))?;
-        let header = request.headers().get(AUTHORIZATION);
-        let given = header.and_then(|header| header.as_bytes().strip_prefix(b"Bearer "));
-        // Digests are of one length, whatever was given.
-        let digest = |bytes: &[u8]| Sha256::digest(bytes);
-        let expected = digest(token.expose_secret().as_bytes());
-        if !bool::from(digest(given.unwrap_or_default()).ct_eq(&expected)) {
-            let hint = "send Authorization: Bearer with admin.token";
-            return Err(Refusal(StatusCode::UNAUTHORIZED, hint.to_owned()));
-        }
+        self.gate.check(request)?;
         self.portals
             .clone()
-            .ok_or_else(|| closed("a receiver has no portals; ask a worker"))
+            .ok_or_else(|| missing("a receiver has no portals; ask a worker"))
     }
 }
 
@@ -185,18 +156,6 @@ fn show(portals: &Portals, id: &PortalId) -> Answer {
     }
 }
 
-async fn answer(work: impl Future<Output = Answer>) -> HttpResponse {
-    let Refusal(status, error) = match work.await {
-        Ok(response) => return response,
-        Err(refusal) => refusal,
-    };
-    let mut response = HttpResponse::build(status);
-    if status == StatusCode::UNAUTHORIZED {
-        response.insert_header((WWW_AUTHENTICATE, "Bearer"));
-    }
-    response.json(json!({"error": error}))
-}
-
 /// File systems block; the thread that serves must not.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
@@ -214,23 +173,6 @@ fn portal_id(id: &str) -> Result<PortalId, Refusal> {
     } else {
         Err(bad("a portal's id has digits only, and no leading 0"))
     }
-}
-
-/// The body. serde's own words are left out, since they may quote a token.
-fn parse<T: DeserializeOwned>(
-    body: Result<Bytes, actix_web::Error>,
-    wants: &str,
-) -> Result<T, Refusal> {
-    let body = body.map_err(|_| {
-        let hint = format!("the body did not come, or is larger than {BODY_BYTES_MAX} bytes");
-        Refusal(StatusCode::PAYLOAD_TOO_LARGE, hint)
-    })?;
-    serde_json::from_slice(&body)
-        .map_err(|_| bad(&format!("the body must be a JSON object with {wants}")))
-}
-
-fn bad(hint: &str) -> Refusal {
-    Refusal(StatusCode::BAD_REQUEST, hint.to_owned())
 }
 
 impl From<ChangeError> for Refusal {

@@ -17,14 +17,17 @@ type Of = (PortalId, Key);
 #[derive(Default)]
 pub struct Checks {
     /// Every event that HubSpot sent and the receiver answered.
-    accepted: BTreeMap<EventId, Event>,
+    pub accepted: BTreeMap<EventId, Event>,
     /// The records that an event went out for, in confirmed messages, and their versions.
     confirmed: BTreeMap<EventId, BTreeMap<Key, Version>>,
     /// Of what was acknowledged, whichever engine did it: the newest version of each record, and the newest state.
     settled: BTreeMap<Of, Version>,
-    dead: BTreeSet<EventId>,
+    /// Events in dead letters, whether or not the engine heard of it.
+    pub dead: BTreeSet<EventId>,
+    /// Events in messages that a destination got, whether or not the engine heard of it.
+    pub out: BTreeSet<EventId>,
     /// Whether every event is to go out as it is, too.
-    plain: bool,
+    pub plain: bool,
     /// Events that did.
     plain_confirmed: BTreeSet<EventId>,
     /// What went out last of each record, whichever engine sent it.
@@ -35,8 +38,8 @@ pub struct Checks {
     /// Whether the engine set a delivery aside.
     pub set_aside: bool,
     /// Copies of events in deliveries that were acknowledged.
-    acknowledged: u64,
-    acknowledged_ids: BTreeSet<EventId>,
+    pub acknowledged: u64,
+    pub acknowledged_ids: BTreeSet<EventId>,
 }
 
 /// What is known of one life of the engine.
@@ -157,6 +160,8 @@ impl Checks {
     pub fn landed(&mut self, message: &EnrichedEvent, hubspot: &HubSpot) -> Result<(), String> {
         let of = of(message);
         let data = &message.data;
+        self.out
+            .extend(data.events.iter().map(|event| event.id.clone()));
         let last = self.life.versions.get(&of).cloned();
         if last.as_ref() == Some(&(data.version.clone(), message.id.clone())) {
             return Ok(());
@@ -335,7 +340,7 @@ fn parts_of(event: &Event) -> usize {
 }
 
 /// Whether the event's record, or one that it was merged into, was deleted for privacy.
-fn is_erased(portal: &Portal, event: &Event) -> bool {
+pub fn is_erased(portal: &Portal, event: &Event) -> bool {
     let subject = event.subject();
     let mut key = (subject.object_type_id, subject.object_id);
     loop {

@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod contract;
 
+mod audit;
 mod budget;
 mod bus_contract;
 mod bus_verdicts;
@@ -15,6 +16,7 @@ mod enrichment;
 mod erasure;
 mod ingress;
 mod object_types;
+mod poison;
 mod portals;
 mod recovery;
 mod simulator;

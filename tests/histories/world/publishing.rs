@@ -19,7 +19,10 @@ impl World {
         if !refused {
             match &what {
                 Publishing::Message(message) => self.checks.landed(message, &self.hubspot)?,
-                Publishing::Letter(letter) => self.bus.letters.push((**letter).clone()),
+                Publishing::Letter(letter) => {
+                    self.checks.buried(letter);
+                    self.bus.letters.push((**letter).clone());
+                }
                 Publishing::Search(erasure) => self.bus.search(erasure),
                 Publishing::Plain(_) => {}
             }
