@@ -410,7 +410,9 @@ impl World {
                     let taken = self.bus.unsettled.remove(&tag);
                     let event = taken.and_then(|taken| taken.message.events.first().cloned());
                     self.is_tried(tag, event.map(|event| event.id).as_ref());
-                } else if self.bus.unsettled.contains_key(&tag) {
+                } else if let Some(taken) = self.bus.unsettled.get_mut(&tag) {
+                    // The others are in the backlog.
+                    taken.message.events = purged.clone();
                     let delivery = DeliveryId(tag);
                     self.tell(Input::PutAside { delivery, purged })?;
                 }
@@ -438,8 +440,10 @@ impl World {
     /// Tells the engine what happened, and does what it says.
     fn tell(&mut self, input: Input) -> Result<(), String> {
         self.trace(|| format!("▶ {}", trace::input(&input)));
-        if let Input::Batch { events, .. } = &input {
-            self.checks.arrived(events);
+        match &input {
+            Input::Batch { events, .. } => self.checks.arrived(events),
+            Input::Suspect { event, .. } => self.checks.arrived(std::slice::from_ref(event)),
+            _ => {}
         }
         let life = self.life;
         for output in self.engine.handle(self.now, input) {

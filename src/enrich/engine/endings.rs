@@ -102,6 +102,10 @@ impl Engine {
         id: &EventId,
         fate: Fate,
     ) {
+        if self.memory.has_seen(id) {
+            // It was purged meanwhile, since its record is erased.
+            return;
+        }
         let live = self.live.get(id);
         if live.is_none_or(|live| live.parts > 1) {
             let half = self.memory.see_plain(id, now);

@@ -14,7 +14,7 @@ fn suspect(world: &mut World, tag: u64, event: &Event) {
 
 /// What comes after the worker died: it knows what was noted.
 fn next(world: World) -> World {
-    let mut next = counted();
+    let mut next = counted(world.notes.len() as u64 + 2);
     for note in &world.notes {
         next.engine.restore(note.clone());
     }
@@ -26,7 +26,7 @@ fn next(world: World) -> World {
 
 #[test]
 fn that_a_suspect_is_tried_is_noted_before_anything_is_asked_for_it() {
-    let mut world = counted();
+    let mut world = counted(1);
     world.record("1", 100, &[]);
     let event = changed("1", 1, "x");
     world
@@ -57,7 +57,7 @@ fn that_a_suspect_is_tried_is_noted_before_anything_is_asked_for_it() {
 #[test]
 fn an_event_that_was_tried_thrice_becomes_a_dead_letter_and_is_not_asked_for() {
     let event = changed("1", 1, "x");
-    let mut world = counted();
+    let mut world = counted(1);
     for tries in 0..3 {
         assert_eq!(world.engine.is_suspect(&event), tries > 0);
         suspect(&mut world, 10 + tries, &event);
@@ -87,7 +87,7 @@ fn an_event_that_was_tried_thrice_becomes_a_dead_letter_and_is_not_asked_for() {
 
 #[test]
 fn a_suspect_whose_session_was_lost_comes_again() {
-    let mut world = counted();
+    let mut world = counted(1);
     world.record("1", 100, &[]);
     let event = changed("1", 1, "x");
     world
@@ -118,7 +118,7 @@ fn a_suspect_whose_session_was_lost_comes_again() {
 
 #[test]
 fn a_suspect_that_cannot_be_asked_for_is_set_aside_and_not_blamed() {
-    let mut world = counted();
+    let mut world = counted(1);
     let broken = crate::hubspot::call::CallError::Unauthorized;
     world.model.broken.insert(PORTAL.to_owned(), broken);
     let event = changed("1", 1, "x");
