@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::access::Access;
+use crate::audit::api::AuditApi;
 use crate::dead::api::DeadApi;
 use crate::metrics::Metrics;
 use crate::portals::api::PortalsApi;
@@ -28,12 +29,14 @@ const CONNECTIONS_MAX: usize = 64;
 const STOP_SECONDS_MAX: u64 = 1;
 
 /// What the port serves besides metrics and probes, to those who know `admin.token`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Apis {
     /// `/portals`.
     pub portals: PortalsApi,
     /// `/dead`.
     pub dead: DeadApi,
+    /// `/audit`.
+    pub audit: AuditApi,
 }
 
 /// The admin port cannot be listened on.
@@ -83,6 +86,7 @@ impl Admin {
                 .route("/readyz", web::get().to(readyz))
                 .configure(|config| apis.portals.configure(config))
                 .configure(|config| apis.dead.configure(config))
+                .configure(|config| apis.audit.configure(config))
         })
         .workers(1)
         .max_connections(CONNECTIONS_MAX)

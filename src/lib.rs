@@ -18,6 +18,7 @@ pub mod receiver;
 
 pub mod bus;
 pub mod folder;
+mod jitter;
 pub mod spool;
 
 pub mod demand;
@@ -31,6 +32,7 @@ pub mod portals;
 
 pub mod access;
 pub mod admin;
+pub mod audit;
 pub mod config;
 pub mod depths;
 pub mod metrics;

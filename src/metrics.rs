@@ -212,8 +212,8 @@ metrics! {
     /// Dead letters published, by stage and reason.
     dead_letters_total: IntCounterVec = "crm_relay_dead_letters_total" [
         "stage": "ingress" | "normalize" | "consume" | "enrich" | "fan_out",
-        "reason": "not_an_array" | "unreadable" | "refused_by_hubspot" | "unknown_portal" | "destination_full"
-            | "destination_unavailable" | "too_large" | "delivery_limit"];
+        "reason": "not_an_array" | "unreadable" | "refused_by_hubspot" | "killed_worker" | "unknown_portal"
+            | "destination_full" | "destination_unavailable" | "too_large" | "delivery_limit"];
 }
 
 impl Default for Metrics {
@@ -292,6 +292,7 @@ mod tests {
                 DeadLetterReason::NotAnArray,
                 DeadLetterReason::Unreadable,
                 DeadLetterReason::RefusedByHubspot,
+                DeadLetterReason::KilledWorker,
                 DeadLetterReason::UnknownPortal,
                 DeadLetterReason::DestinationFull,
                 DeadLetterReason::DestinationUnavailable,

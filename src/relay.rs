@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::access::Access;
 use crate::admin::{Admin, AdminError, Apis, Health};
+use crate::audit::api::AuditApi;
 use crate::bus::Bus;
 use crate::bus::embedded::{Embedded, EmbeddedError, EmbeddedOptions};
 use crate::bus::rabbitmq::{DestinationQueue, RabbitMq, RabbitMqError, RabbitMqOptions};
@@ -99,6 +100,7 @@ impl Relay {
         let apis = Apis {
             portals: PortalsApi::new(portals.clone(), access.clone()),
             dead: DeadApi::new(role.works().then(letters), access.clone()),
+            audit: AuditApi::new(Arc::clone(&bus), access.clone()),
         };
         let health = Arc::new(Health::new(bus.connected()));
         let stopping = Stopping::of(config);
@@ -315,7 +317,11 @@ fn open_portals(
     role.works().then(open).transpose()
 }
 
-async fn open_bus(
+/// The bus that the configuration names.
+///
+/// # Errors
+/// What it cannot be used for.
+pub(crate) async fn open_bus(
     config: &Config,
     role: Role,
     metrics: &Arc<Metrics>,

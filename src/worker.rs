@@ -23,6 +23,7 @@ use crate::enrich::budget::Share;
 use crate::enrich::{Engine, Plans};
 use crate::fan_out::{FanOut, FanOutError};
 use crate::hubspot::client::{ApiVersionError, HubSpot, HubSpotOptions, HubSpotSetupError, Tokens};
+use crate::jitter;
 use crate::metrics::Metrics;
 
 mod backlog;
@@ -30,6 +31,7 @@ mod parts;
 mod past;
 mod purge;
 mod shell;
+mod suspects;
 
 use parts::Parts;
 use purge::Purge;
@@ -98,7 +100,7 @@ impl Worker {
                 partitions,
             };
             shells.spawn(ours.keep(stopping.clone(), move |stopping| {
-                let engine = Engine::new(plans.clone(), u64::from(partition))
+                let engine = Engine::new(plans.clone(), jitter::number())
                     .with_budget_share(share)
                     .with_window(usize::from(prefetch));
                 let shell = Shell::new(partition, prefetch, engine, parts.clone());

@@ -10,7 +10,9 @@ use crm_relay::bus::embedded::{Embedded, EmbeddedOptions};
 use crm_relay::bus::rabbitmq::{RabbitMq, RabbitMqOptions};
 use crm_relay::bus::{Bus, Message, Outgoing, Target};
 use crm_relay::config::ClientTlsConfig;
-use crm_relay::enrich::{Ending, Engine, Entry, NOTE_DELAY, Note, Plans, SEEN_KEEP, Sent};
+use crm_relay::enrich::{
+    Count, Counted, Ending, Engine, Entry, NOTE_DELAY, Note, Plans, SEEN_KEEP, Sent, Tally,
+};
 use crm_relay::event::{Millis, ObjectTypeId, PortalId, RecordDigest};
 use crm_relay::metrics::Metrics;
 use tokio::sync::mpsc;
@@ -93,27 +95,36 @@ fn note(number: u64) -> Outgoing {
         spread.to_be_bytes()
     };
     let events = number * EVENTS_PER_SECOND..(number + 1) * EVENTS_PER_SECOND;
-    let entries = events.flat_map(|n| {
-        let sent = Sent {
-            state: at,
-            read: Some(at),
-            newest: Some(at),
-        };
-        let event = Entry::Ended {
-            event: hash(n),
-            ending: Ending::Delivered,
-        };
-        [
-            event,
-            Entry::Sent {
-                record: RecordDigest::of(&portal, &contact, &n.to_string().as_str().into()),
-                sent,
-            },
-        ]
+    let sent = Sent {
+        state: at,
+        read: Some(at),
+        newest: Some(at),
+    };
+    let entries = events.clone().map(|n| Entry::Sent {
+        record: RecordDigest::of(&portal, &contact, &n.to_string().as_str().into()),
+        sent,
     });
+    let delivered = Count {
+        destination: 0,
+        ending: Ending::Delivered,
+        events: u32::try_from(EVENTS_PER_SECOND).unwrap_or(u32::MAX),
+    };
+    let tally = Tally {
+        ended: events.map(hash).collect(),
+        counts: vec![delivered],
+        ..Tally::new(portal.clone())
+    };
+    let out = Counted {
+        name: "out".to_owned(),
+        plain: false,
+    };
     let note = Note {
+        engine: u64::MAX,
+        number: number + 1,
         at,
         entries: entries.collect(),
+        destinations: vec![out],
+        tallies: vec![tally],
     };
     let message = Message {
         id: format!("note-{number}"),

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crm_relay::enrich::{DeliveryId, Ending, Engine, Input, Output, Plans, Source};
+use crm_relay::enrich::{
+    Copied, DeliveryId, Ending, Engine, Input, Output, Plans, Published, Source,
+};
 use crm_relay::event::{
     Event, EventBody, IdentityHasher, Millis, ObjectChange, ObjectEvent, ObjectTypeId, Owner,
 };
@@ -117,11 +119,16 @@ impl Worker {
                         call: call_id,
                         answered: answer(&call, portal, self.now),
                     }),
-                    Output::Publish { publish, .. } => inputs.push(Input::Published {
-                        publish,
-                        ending: Ending::Delivered,
-                        unlisted: Vec::new(),
-                    }),
+                    Output::Publish { publish, event } => {
+                        let listed = event.data.events.iter().map(|event| event.id.clone());
+                        let copy = Copied {
+                            destination: 0,
+                            listed: listed.collect(),
+                            is_dead: false,
+                        };
+                        let outcome = Published::Copies(vec![copy]);
+                        inputs.push(Input::Published { publish, outcome });
+                    }
                     Output::Note { id, .. } => inputs.push(Input::Noted(id)),
                     Output::Ended(Ending::Delivered) => ended = true,
                     Output::Ack(_) => {}

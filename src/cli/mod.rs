@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{self, Config, ConfigError, Role};
 use crate::relay::RelayError;
 
+mod audit;
 mod config_command;
 mod dead;
 mod demo;
@@ -46,6 +47,8 @@ enum Command {
     Portals(portals::PortalsCommand),
     /// Lists, shows, replays and discards the dead letters of a relay that runs.
     Dead(dead::DeadCommand),
+    /// Adds up how every event ended, for every destination, and where the others are. Fails when one is nowhere.
+    Audit(audit::AuditArgs),
     /// Prints the effective configuration as TOML, without secrets, and checks it.
     Config(config_command::ConfigCommand),
     /// Prints or writes the contract with consumers: JSON Schemas of the messages, and AsyncAPI.
@@ -81,6 +84,7 @@ impl Cli {
             Command::Simulate(args) => simulate::run(*args).await,
             Command::Portals(command) => command.execute(),
             Command::Dead(command) => command.execute().await,
+            Command::Audit(args) => args.execute().await,
             Command::Config(command) => command.execute(),
             Command::Schema(args) => args.execute(),
         }

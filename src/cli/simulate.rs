@@ -198,7 +198,7 @@ fn welcome(url: &str, portals: &[PortalOptions], target: Option<&str>) -> std::i
     writeln!(out, "Steer it at {url}/simulator; Ctrl-C ends it")
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let deserializer = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text);
     humantime_serde::deserialize(deserializer)
         .map_err(|_| format!("{text} is not a duration; write it as 250ms or 2s"))

@@ -182,6 +182,12 @@ impl Demand {
         }
     }
 
+    /// The destinations' names in order, and how each takes events.
+    pub fn destinations(&self) -> impl Iterator<Item = (&str, DestinationContent)> {
+        let named = self.wishes.iter();
+        named.filter_map(|(name, wish)| Some((name.as_deref()?, wish.content)))
+    }
+
     /// What those ask for about `event` whom it is for.
     #[must_use]
     pub fn wants(&self, event: &Event) -> Wanted {

@@ -9,7 +9,8 @@ use crate::event::{DeadLetter, EnrichedEvent, Erasure, Event, EventId, Millis, P
 
 use super::batch_max::SplitId;
 use super::job::{JobId, Key};
-use super::protocol::{Ending, Output, PublishId};
+use super::ledger::Fate;
+use super::protocol::{Output, PublishId};
 use super::request::Request;
 
 /// A call under way.
@@ -27,6 +28,8 @@ pub enum Publishing {
     Record(Key),
     /// An event as it is.
     Plain(EventId),
+    /// The dead letter of an event that killed its worker.
+    Suspect(EventId),
 }
 
 /// What the portals want done, gathered until the engine hands it out.
@@ -35,8 +38,10 @@ pub struct Effects {
     pub outputs: VecDeque<Output>,
     pub calls: Vec<CallUnderWay>,
     pub publishes: Vec<(PublishId, PortalId, Publishing)>,
-    pub ended: Vec<(EventId, Ending)>,
-    pub plain_ended: Vec<(EventId, Ending)>,
+    pub ended: Vec<(EventId, Fate)>,
+    pub plain_ended: Vec<(PortalId, EventId, Fate)>,
+    /// Events whose plain half does not go out, since their record is erased.
+    pub plain_purged: Vec<EventId>,
     last_id: u64,
     random: ChaCha8Rng,
 }
@@ -49,6 +54,7 @@ impl Effects {
             publishes: Vec::new(),
             ended: Vec::new(),
             plain_ended: Vec::new(),
+            plain_purged: Vec::new(),
             last_id: 0,
             random: ChaCha8Rng::seed_from_u64(seed),
         }
@@ -123,13 +129,18 @@ impl Effects {
         self.outputs.push_back(Output::Search { publish, erasure });
     }
 
-    /// A part of an event ended.
-    pub fn end(&mut self, id: &EventId, ending: Ending) {
-        self.ended.push((id.clone(), ending));
+    /// A part of an event that is wanted enriched ended so.
+    pub fn end(&mut self, id: &EventId, fate: Fate) {
+        self.ended.push((id.clone(), fate));
     }
 
     /// An event ended as far as it goes out as it is.
-    pub fn end_plain(&mut self, id: &EventId, ending: Ending) {
-        self.plain_ended.push((id.clone(), ending));
+    pub fn end_plain(&mut self, portal_id: &PortalId, id: &EventId, fate: Fate) {
+        self.plain_ended.push((portal_id.clone(), id.clone(), fate));
+    }
+
+    /// An event that is wanted as it is does not go out.
+    pub fn purge_plain(&mut self, id: &EventId) {
+        self.plain_purged.push(id.clone());
     }
 }

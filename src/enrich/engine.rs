@@ -11,6 +11,7 @@ use super::budget::Share;
 use super::changelog::{Changelog, Note};
 use super::effects::{CallUnderWay, Effects, Publishing};
 use super::health::{Health, Standing};
+use super::ledger::{Fate, Half, Ledger};
 use super::memory::Memory;
 use super::plan::Plans;
 use super::pool::DefinitionPool;
@@ -18,11 +19,16 @@ use super::portal::{Context, Portal};
 use super::portals::Portals;
 use super::priority::Priority;
 use super::protocol::{
-    BudgetLeft, CallId, DeliveryId, Ending, EngineStats, Input, NoteId, Output, PublishId, Source,
+    BudgetLeft, CallId, DeliveryId, Ending, EngineStats, Input, Output, PublishId, Source,
 };
 
 /// How often portals that get nowhere, or have nothing to do, are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+mod endings;
+mod suspects;
+
+use suspects::Trial;
 
 /// The engine of one partition. See the [module](super).
 #[derive(Debug)]
@@ -37,8 +43,14 @@ pub struct Engine {
     set_aside: u64,
     live: HashMap<EventId, Live>,
     memory: Memory,
+    ledger: Ledger,
     pool: DefinitionPool,
     changelog: Changelog,
+    /// Tells its notes from those of other engines.
+    instance: u64,
+    notes: u64,
+    /// What is tried alone, since it may have killed its worker.
+    trial: Option<Trial>,
     /// Whether a delivery was settled or a portal changed, so that there may be room for another.
     has_room: bool,
     calls: HashMap<CallId, CallUnderWay>,
@@ -49,6 +61,7 @@ pub struct Engine {
 /// An event that has not ended.
 #[derive(Debug)]
 struct Live {
+    portal_id: PortalId,
     /// The deliveries that brought it: the first, and those of repeats that came meanwhile.
     deliveries: Vec<DeliveryId>,
     /// When the receiver had it, or when it was replayed.
@@ -57,12 +70,17 @@ struct Live {
     parts: usize,
     /// The worst ending of a part so far.
     ending: Ending,
+    /// How its halves ended so far; `None` for a plain one that nobody asked for, or that ended before.
+    enriched: Fate,
+    plain: Option<Fate>,
 }
 
 impl Engine {
-    /// An engine that reads what `plans` says. `seed` feeds the jitter of delays and nothing else.
+    /// An engine that reads what `plans` says. `seed` feeds the jitter of delays, and tells its notes from those of others:
+    /// no two engines of a partition may have the same.
     #[must_use]
     pub fn new(plans: Plans, seed: u64) -> Self {
+        let ledger = Ledger::new(plans.destinations());
         Self {
             plans,
             portals: Portals::new(Share::WHOLE),
@@ -72,8 +90,12 @@ impl Engine {
             set_aside: 0,
             live: HashMap::new(),
             memory: Memory::new(),
+            ledger,
             pool: DefinitionPool::default(),
             changelog: Changelog::new(WINDOW_DEFAULT),
+            instance: seed,
+            notes: 0,
+            trial: None,
             has_room: false,
             calls: HashMap::new(),
             publishes: HashMap::new(),
@@ -103,6 +125,9 @@ impl Engine {
     /// Takes in what an earlier engine of the partition noted, in the order it was noted. Before the first delivery;
     /// again after a loss, what was noted since.
     pub fn restore(&mut self, note: Note) {
+        for tally in note.tallies {
+            self.memory.restore_events(note.at, tally);
+        }
         for entry in note.entries {
             self.memory.restore(note.at, entry);
         }
@@ -126,21 +151,23 @@ impl Engine {
                 self.with_portal(now, &portal_id, |portal, _| portal.changed());
                 self.has_room = true;
             }
-            Input::Published {
-                publish,
-                ending,
-                unlisted,
-            } => {
+            Input::Suspect { delivery, event } => self.suspect(now, delivery, *event),
+            Input::PutAside { delivery, purged } => self.purge_aside(now, delivery, &purged),
+            Input::Published { publish, outcome } => {
                 if let Some((portal_id, publishing)) = self.publishes.remove(&publish) {
+                    if let Publishing::Suspect(id) = &publishing {
+                        self.effects.end(id, Fate::of(id, &outcome));
+                    }
                     self.with_portal(now, &portal_id, |portal, ctx| match &publishing {
-                        Publishing::Record(key) => portal.published(key, ending, &unlisted, ctx),
-                        Publishing::Plain(id) => portal.plain_published(id, ending, ctx),
+                        Publishing::Record(key) => portal.published(key, &outcome, ctx),
+                        Publishing::Plain(id) => portal.plain_published(id, &outcome, ctx),
+                        Publishing::Suspect(_) => {}
                     });
                 }
             }
             Input::Noted(id) => {
                 let settled = self.changelog.noted(id);
-                self.acknowledge(settled);
+                self.acknowledge(now, settled);
             }
             Input::Lost => self.lost(),
             Input::Tick => {
@@ -178,7 +205,7 @@ impl Engine {
         let sweeps = !self.admission.is_empty() || self.admission.holds();
         let portals = self.portals.next_wake(now);
         let others = sweeps.then_some(self.next_sweep).into_iter();
-        let others = others.chain(self.changelog.due());
+        let others = others.chain(self.changelog.due()).chain(self.ledger.due());
         portals.into_iter().chain(others).min()
     }
 
@@ -188,6 +215,7 @@ impl Engine {
         self.admission.is_empty()
             && self.publishes.is_empty()
             && self.changelog.is_empty()
+            && self.trial.is_none()
             && self.portals.is_idle()
     }
 
@@ -241,6 +269,7 @@ impl Engine {
         if !std::mem::replace(&mut self.active, true) {
             self.portals.take_over(now);
         }
+        self.enter_in_ledger(now, &events);
         let priority = Priority::of_all(events.iter());
         let standing = standing(&self.portals, &first.portal_id, now);
         // A privacy deletion asks HubSpot nothing, and waits for nobody.
@@ -305,6 +334,9 @@ impl Engine {
     }
 
     fn put_aside(&mut self, delivery: DeliveryId) {
+        if self.is_tried(delivery) {
+            self.survive_trial();
+        }
         self.set_aside += 1;
         self.effects.outputs.push_back(Output::SetAside(delivery));
     }
@@ -359,19 +391,20 @@ impl Engine {
     /// A repeat of an event that ended ends at once; one of an event under way ends with it.
     fn arrive(&mut self, now: Millis, delivery: DeliveryId, event: Event) {
         if self.memory.has_seen(&event.known_as()) {
-            self.effects
-                .outputs
-                .push_back(Output::Ended(Ending::Duplicate));
+            self.duplicate(&event.portal_id);
             self.event_ended(delivery);
         } else if let Some(live) = self.live.get_mut(&*event.known_as()) {
             live.deliveries.push(delivery);
         } else {
             let (id, portal_id) = (event.known_as().into_owned(), event.portal_id.clone());
             let live = Live {
+                portal_id: portal_id.clone(),
                 deliveries: vec![delivery],
                 waits_since: event.waits_since(),
                 parts: usize::MAX,
                 ending: Ending::Unwanted,
+                enriched: Fate::of_all(Ending::Unwanted),
+                plain: None,
             };
             self.live.insert(id.clone(), live);
             let portal = self.portals.enter(&portal_id, now);
@@ -431,6 +464,7 @@ impl Engine {
         self.active = false;
         self.admission.clear();
         self.changelog.lost();
+        self.survive_trial();
         // One that is also wanted enriched may have gone out so, and that half must not go out again.
         let has_two_halves = |event: &Event| self.plans.wants(event).parts.is_some();
         for portal in self.portals.values_mut() {
@@ -461,67 +495,17 @@ impl Engine {
         for (publish, portal_id, publishing) in std::mem::take(&mut self.effects.publishes) {
             self.publishes.insert(publish, (portal_id, publishing));
         }
-        for (id, ending) in std::mem::take(&mut self.effects.plain_ended) {
-            self.plain_ended(now, &id, ending);
-        }
-        for (id, ending) in std::mem::take(&mut self.effects.ended) {
-            self.part_ended(now, &id, ending);
-        }
-    }
-
-    /// Notes what came to be known, if that is due, and acknowledges what waits for no note.
-    fn note(&mut self, now: Millis) {
-        self.changelog.add(self.memory.take_entries(), now);
-        let settled = self.changelog.take_settled();
-        self.acknowledge(settled);
-        let id = NoteId(self.effects.next_id());
-        if let Some(note) = self.changelog.next(now, id) {
-            self.effects.outputs.push_back(Output::Note { id, note });
-        }
-    }
-
-    fn acknowledge(&mut self, settled: Vec<DeliveryId>) {
-        let acks = settled.into_iter().map(Output::Ack);
-        self.effects.outputs.extend(acks);
-    }
-
-    fn part_ended(&mut self, now: Millis, id: &EventId, ending: Ending) {
-        let Some(live) = self.live.get_mut(id) else {
-            return;
-        };
-        live.parts -= 1;
-        live.ending = live.ending.max(ending);
-        if live.parts > 0 {
-            return;
-        }
-        let Some(live) = self.live.remove(id) else {
-            return;
-        };
-        self.memory.see(id, live.ending, now);
-        self.effects.outputs.push_back(Output::Ended(live.ending));
-        for (repeat, delivery) in live.deliveries.into_iter().enumerate() {
-            if repeat > 0 {
-                self.effects
-                    .outputs
-                    .push_back(Output::Ended(Ending::Duplicate));
+        for id in std::mem::take(&mut self.effects.plain_purged) {
+            if let Some(live) = self.live.get_mut(&id) {
+                live.plain = Some(Fate::of_all(Ending::Purged));
+                live.ending = live.ending.max(Ending::Purged);
             }
-            self.event_ended(delivery);
         }
-    }
-
-    /// The plain half of an event ended. Where that is not its end, it is noted by itself.
-    fn plain_ended(&mut self, now: Millis, id: &EventId, ending: Ending) {
-        let live = self.live.get(id);
-        if live.is_none_or(|live| live.parts > 1) {
-            self.memory.see_plain(id, ending, now);
+        for (portal_id, id, fate) in std::mem::take(&mut self.effects.plain_ended) {
+            self.plain_ended(now, &portal_id, &id, fate);
         }
-        self.part_ended(now, id, ending);
-    }
-
-    fn event_ended(&mut self, delivery: DeliveryId) {
-        if self.admission.event_ended(delivery) {
-            self.changelog.settle(delivery);
-            self.has_room = true;
+        for (id, fate) in std::mem::take(&mut self.effects.ended) {
+            self.part_ended(now, &id, Half::Enriched, fate);
         }
     }
 }

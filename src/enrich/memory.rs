@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::event::{EventId, IdentityHasher, Millis, ObjectId, PortalId, RecordDigest, Version};
 
 use super::job::Key;
-use super::protocol::Ending;
+use super::ledger::{EventDigest, Tally};
 use super::window::{RECORDS_CAPACITY, Recent, SEEN_CAPACITY, SEEN_KEEP, Window};
 
 /// Merges of merges are followed this far.
@@ -18,16 +18,12 @@ const MERGE_CHAIN_MAX: usize = 16;
 /// The most records that are remembered to lead to one: HubSpot lets a record take part in 250 merges.
 const MERGED_INTO_MAX: usize = 256;
 
-/// What the next engine of the partition must know. Hashes are 16 bytes.
+/// The most suspects whose tries are remembered; the oldest go first.
+const TRIED_CAPACITY: usize = 10_000;
+
+/// What the next engine of the partition must know, beside which events came and ended ([`Tally`]). Hashes are 16 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {
-    /// An event ended.
-    Ended {
-        /// Its [`EventId::digest`]; of its plain half alone, a hash of that and of being it.
-        event: [u8; 16],
-        /// How.
-        ending: Ending,
-    },
     /// A message about a record went out and is confirmed.
     Sent {
         /// The hash of portal, type and id.
@@ -48,6 +44,20 @@ pub enum Entry {
     Erased {
         /// The hash of portal, type and id.
         record: RecordDigest,
+    },
+    /// An event that may have killed its worker is about to be tried, with nothing else under way.
+    Tried {
+        /// Its [`EventId::digest`].
+        event: EventDigest,
+        /// How often, with this time; 0 when the worker lived, though the event has not ended.
+        times: u8,
+    },
+    /// For an audit that asked: which events a worker had in its hands. Engines learn nothing from it.
+    InHand {
+        /// What the audit called its question.
+        call: u64,
+        /// Their [`EventId::digest`]s.
+        events: Vec<EventDigest>,
     },
 }
 
@@ -101,12 +111,16 @@ impl Sent {
 /// What an engine remembers, of all portals of its partition.
 #[derive(Debug)]
 pub struct Memory {
-    seen: Recent<[u8; 16]>,
+    seen: Recent<EventDigest>,
+    /// Events that have not ended, and of which a note tells that they arrived.
+    arrived: Recent<EventDigest>,
     sent: Window<RecordDigest, Sent>,
     merged: Window<RecordDigest, ObjectId>,
     /// What leads to a record, the other way round.
     merged_into: Window<RecordDigest, Vec<RecordDigest>>,
     erased: Window<RecordDigest, ()>,
+    /// How often events were tried that may have killed their worker.
+    tried: Window<EventDigest, u8>,
     /// What is not in the changelog yet.
     entries: Vec<Entry>,
 }
@@ -115,10 +129,12 @@ impl Memory {
     pub fn new() -> Self {
         Self {
             seen: Recent::new(SEEN_KEEP, SEEN_CAPACITY),
+            arrived: Recent::new(SEEN_KEEP, SEEN_CAPACITY),
             sent: Window::new(SEEN_KEEP, RECORDS_CAPACITY),
             merged: Window::new(SEEN_KEEP, RECORDS_CAPACITY),
             merged_into: Window::new(SEEN_KEEP, RECORDS_CAPACITY),
             erased: Window::new(SEEN_KEEP, RECORDS_CAPACITY),
+            tried: Window::new(SEEN_KEEP, TRIED_CAPACITY),
             entries: Vec::new(),
         }
     }
@@ -129,10 +145,9 @@ impl Memory {
     }
 
     /// An event ended.
-    pub fn see(&mut self, id: &EventId, ending: Ending, now: Millis) {
-        let event = id.digest();
-        self.seen.insert(event, now);
-        self.entries.push(Entry::Ended { event, ending });
+    pub fn see(&mut self, id: &EventId, now: Millis) {
+        self.seen.insert(id.digest(), now);
+        self.arrived.remove(&id.digest());
     }
 
     /// Whether an event went out as it is, whatever became of the rest of it.
@@ -140,11 +155,33 @@ impl Memory {
         self.seen.contains(&plain_digest(id))
     }
 
-    /// An event went out as it is, and has not ended by that.
-    pub fn see_plain(&mut self, id: &EventId, ending: Ending, now: Millis) {
-        let event = plain_digest(id);
-        self.seen.insert(event, now);
-        self.entries.push(Entry::Ended { event, ending });
+    /// An event went out as it is, and has not ended by that. Returns what stands for that half.
+    pub fn see_plain(&mut self, id: &EventId, now: Millis) -> EventDigest {
+        let half = plain_digest(id);
+        self.seen.insert(half, now);
+        half
+    }
+
+    /// Whether a note tells that an event arrived.
+    pub fn has_arrived(&self, event: &EventDigest) -> bool {
+        self.arrived.contains(event)
+    }
+
+    /// A note tells, or will tell, that an event arrived.
+    pub fn arrive(&mut self, event: EventDigest, now: Millis) {
+        self.arrived.insert(event, now);
+    }
+
+    /// How often an event was tried as a suspect.
+    pub fn tries(&self, id: &EventId) -> u8 {
+        self.tried.get(&id.digest()).copied().unwrap_or(0)
+    }
+
+    /// A suspect is about to be tried, for so many times with this one; 0 when a try did no harm.
+    pub fn note_tries(&mut self, id: &EventId, times: u8, now: Millis) {
+        let event = id.digest();
+        self.tried.insert(event, times, now);
+        self.entries.push(Entry::Tried { event, times });
     }
 
     /// The record that an id leads to now.
@@ -263,10 +300,22 @@ impl Memory {
         std::mem::take(&mut self.entries)
     }
 
+    /// Takes in which events an earlier engine saw come and end `at` a time.
+    pub fn restore_events(&mut self, at: Millis, tally: Tally) {
+        for event in tally.arrived {
+            if !self.seen.contains(&event) {
+                self.arrived.insert(event, at);
+            }
+        }
+        for event in tally.ended.into_iter().chain(tally.ended_plain) {
+            self.arrived.remove(&event);
+            self.seen.insert(event, at);
+        }
+    }
+
     /// Takes in what an earlier engine knew `at` a time.
     pub fn restore(&mut self, at: Millis, entry: Entry) {
         match entry {
-            Entry::Ended { event, .. } => self.seen.insert(event, at),
             Entry::Sent { record, sent } => {
                 let known = self.sent.get(&record).map(Sent::version);
                 if known.is_none_or(|known| known < sent.version()) {
@@ -279,6 +328,8 @@ impl Memory {
                 into,
             } => self.note_merge(record, survivor, into, at),
             Entry::Erased { record } => self.erased.insert(record, (), at),
+            Entry::Tried { event, times } => self.tried.insert(event, times, at),
+            Entry::InHand { .. } => {}
         }
     }
 }

@@ -16,6 +16,7 @@
 //! - `schemas`, `attachments`, `conversations`: what is special about custom objects, engagements and threads;
 //! - [`budget`], `health`, `priority`: whether a call may be sent, and whose goes first;
 //! - `admission`: which deliveries are taken up now, and which are set aside so that they hold up nobody;
+//! - `ledger`: how events ended, for every destination;
 //! - `memory`, `changelog`, `window`: what is known of the past, how it outlives the engine, and its bounds.
 
 pub mod budget;
@@ -35,7 +36,9 @@ mod health;
 mod history;
 mod identifiers;
 mod job;
+mod ledger;
 mod memory;
+mod old_notes;
 mod plan;
 mod pool;
 mod portal;
@@ -45,14 +48,16 @@ mod protocol;
 mod request;
 mod schemas;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod window;
 
 pub use changelog::{NOTE_DELAY, NOTE_ENTRIES_MAX, Note, NoteError};
 pub use engine::Engine;
+pub use ledger::{Count, Counted, EventDigest, Tally};
 pub use memory::{Entry, Sent};
 pub use plan::{Plan, Plans};
 pub use protocol::{
-    BudgetLeft, CallId, DeliveryId, Ending, EngineStats, Input, NoteId, Output, PublishId, Source,
+    BudgetLeft, CallId, Copied, DeliveryId, Ending, EngineStats, Input, NoteId, Output, PublishId,
+    Published, Source,
 };
-pub use window::{RECORDS_CAPACITY, SEEN_CAPACITY, SEEN_KEEP};
+pub use window::{RECORDS_CAPACITY, Recent, SEEN_CAPACITY, SEEN_KEEP};

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{AttachmentsConfig, EnrichConfig, PortalConfig, SensitivityLevel};
+use crate::config::{
+    AttachmentsConfig, DestinationContent, EnrichConfig, PortalConfig, SensitivityLevel,
+};
 use crate::demand::{Demand, Wanted, WantedProperties};
 use crate::event::{Event, ObjectSchema, ObjectTypeId, PortalId, StandardObjectType};
 use crate::hubspot::call::{READ_RECORDS_MAX, READ_RECORDS_WITH_HISTORY_MAX, Sensitivity};
@@ -80,6 +82,11 @@ impl Plans {
     #[must_use]
     pub fn with_demand(self, demand: Demand) -> Self {
         Self { demand, ..self }
+    }
+
+    /// The destinations' names in order, and how each takes events.
+    pub fn destinations(&self) -> impl Iterator<Item = (&str, DestinationContent)> {
+        self.demand.destinations()
     }
 
     /// What is asked for about `event`.

@@ -46,6 +46,13 @@ pub enum Input {
         /// Which queue it came from.
         from: Source,
     },
+    /// An event is to be tried alone, since it may have killed its worker. Nothing else is under way.
+    Suspect {
+        /// Stands for the event, and is settled when that ended.
+        delivery: DeliveryId,
+        /// The event.
+        event: Box<Event>,
+    },
     /// A call was answered, or failed.
     Answered {
         /// Which call.
@@ -66,10 +73,15 @@ pub enum Input {
     Published {
         /// Which one.
         publish: PublishId,
-        /// How its events ended by that.
-        ending: Ending,
-        /// Those of its events that no destination's copy lists: nobody wanted them.
-        unlisted: Vec<EventId>,
+        /// For whom, and what of it.
+        outcome: Published,
+    },
+    /// A delivery stands in the backlog, without these of its events, whose records are erased: nothing is lost with them.
+    PutAside {
+        /// Which delivery.
+        delivery: DeliveryId,
+        /// The events that are not in the backlog.
+        purged: Vec<Event>,
     },
     /// A note is in the changelog, durably.
     Noted(NoteId),
@@ -77,6 +89,41 @@ pub enum Input {
     Lost,
     /// Time passed; see [`next_wake`](super::Engine::next_wake).
     Tick,
+}
+
+/// What was published, and is confirmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// The copies that destinations get of a message. An event that none of them lists was wanted by nobody.
+    Copies(Vec<Copied>),
+    /// A dead letter that holds the events themselves.
+    Buried,
+    /// That the dead letters are to be searched.
+    Searched,
+}
+
+/// A destination's copy of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// The destination's place in the configuration; see [`Plans::destinations`](super::Plans::destinations).
+    pub destination: usize,
+    /// The events that the copy lists, the first of which it is named for.
+    pub listed: Vec<EventId>,
+    /// Whether the destination did not take it, and a dead letter holds it.
+    pub is_dead: bool,
+}
+
+impl Copied {
+    /// How an event ended by it; `None` when it does not list that.
+    #[must_use]
+    pub fn ending_of(&self, id: &EventId) -> Option<Ending> {
+        let place = self.listed.iter().position(|listed| listed == id)?;
+        Some(match place {
+            _ if self.is_dead => Ending::Dead,
+            0 => Ending::Delivered,
+            _ => Ending::Merged,
+        })
+    }
 }
 
 /// What is to be done.
@@ -114,8 +161,8 @@ pub enum Output {
         /// The dead letter.
         letter: Box<DeadLetter>,
     },
-    /// Have the dead letters searched for an erased record; answer with [`Input::Published`], [`Ending::Unwanted`], when
-    /// that is sure to be done. All that was published about the record is confirmed by now.
+    /// Have the dead letters searched for an erased record; answer with [`Input::Published`], [`Published::Searched`],
+    /// when that is sure to be done. All that was published about the record is confirmed by now.
     Search {
         /// Which one.
         publish: PublishId,
@@ -131,17 +178,21 @@ pub enum Output {
     },
     /// Acknowledge a delivery: all its events have ended, and that is noted.
     Ack(DeliveryId),
-    /// Move a delivery to the end of the partition's backlog, and acknowledge it when it is there.
+    /// Move a delivery to the end of the partition's backlog, and acknowledge it when it is there; where events were left
+    /// out, say [`Input::PutAside`] instead, and wait for [`Self::Ack`].
     SetAside(DeliveryId),
     /// An event ended; for the metrics.
     Ended(Ending),
 }
 
-/// How an event ended.
+/// How an event ended, as a whole or for one destination. Of two the greater is worse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Ending {
     /// No destination wanted it.
     Unwanted,
+    /// It went out in a message that another event of its record comes first in. For one destination; as a whole such an event
+    /// is delivered.
+    Merged,
     /// It went out, in a message of its own or with others of its record.
     Delivered,
     /// It was seen before.
@@ -158,6 +209,7 @@ impl Ending {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unwanted => "unwanted",
+            Self::Merged => "merged",
             Self::Delivered => "delivered",
             Self::Duplicate => "duplicate",
             Self::Purged => "purged",

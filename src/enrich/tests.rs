@@ -20,9 +20,11 @@ mod erasure;
 mod facts;
 mod idle;
 mod isolation;
+mod ledger;
 mod merges;
 mod replay;
 mod shortage;
+mod suspects;
 mod types;
 
 /// As many deliveries are unsettled at once, of each queue.
@@ -94,11 +96,21 @@ struct World {
     set_aside: usize,
     endings: BTreeMap<&'static str, usize>,
     /// Messages that wait for a confirm, while `confirm` is false.
-    unconfirmed: Vec<(PublishId, Ending)>,
+    unconfirmed: Vec<(PublishId, Published)>,
     confirm: bool,
     token_changed: bool,
     refreshes: usize,
     deliveries: u64,
+}
+
+/// The first two destinations list all of `events`.
+fn everybody_has(events: &[Event]) -> Published {
+    let copy = |destination| Copied {
+        destination,
+        listed: events.iter().map(|event| event.id.clone()).collect(),
+        is_dead: false,
+    };
+    Published::Copies(vec![copy(0), copy(1)])
 }
 
 impl World {
@@ -264,21 +276,23 @@ impl World {
                 }
                 let id = event.data.object_id.as_str().to_owned();
                 self.published_at.entry(id).or_insert(self.now);
+                let outcome = everybody_has(&event.data.events);
                 self.messages.push(*event);
-                self.confirmed(publish, Ending::Delivered)
+                self.confirmed(publish, outcome)
             }
             Output::PublishPlain { publish, event } => {
+                let outcome = everybody_has(std::slice::from_ref(&event));
                 self.plain.push(*event);
-                self.confirmed(publish, Ending::Delivered)
+                self.confirmed(publish, outcome)
             }
             Output::Bury { publish, letter } => {
                 contract::assert_dead_letter(&letter.encode());
                 self.letters.push(*letter);
-                self.confirmed(publish, Ending::Dead)
+                self.confirmed(publish, Published::Buried)
             }
             Output::Search { publish, erasure } => {
                 self.searches.push((self.letters.len(), erasure));
-                self.confirmed(publish, Ending::Unwanted)
+                self.confirmed(publish, Published::Searched)
             }
             Output::Note { id, note } => {
                 self.notes.push(note);
@@ -303,27 +317,18 @@ impl World {
         }
     }
 
-    fn confirmed(&mut self, publish: PublishId, ending: Ending) -> Option<Input> {
-        let unlisted = Vec::new();
+    fn confirmed(&mut self, publish: PublishId, outcome: Published) -> Option<Input> {
         if self.confirm {
-            return Some(Input::Published {
-                publish,
-                ending,
-                unlisted,
-            });
+            return Some(Input::Published { publish, outcome });
         }
-        self.unconfirmed.push((publish, ending));
+        self.unconfirmed.push((publish, outcome));
         None
     }
 
     fn confirm_all(&mut self) {
         self.confirm = true;
-        for (publish, ending) in std::mem::take(&mut self.unconfirmed) {
-            self.tell(Input::Published {
-                publish,
-                ending,
-                unlisted: Vec::new(),
-            });
+        for (publish, outcome) in std::mem::take(&mut self.unconfirmed) {
+            self.tell(Input::Published { publish, outcome });
         }
     }
 
@@ -607,7 +612,7 @@ pub(super) fn imported(id: &str, occurred_ms: i64) -> Event {
     }
 }
 
-pub(super) fn created(id: &str, occurred_ms: i64) -> Event {
+pub(crate) fn created(id: &str, occurred_ms: i64) -> Event {
     event(PORTAL, id, occurred_ms, ObjectChange::Created)
 }
 
@@ -1181,12 +1186,8 @@ fn a_confirm_from_before_a_loss_does_not_settle_a_repeat_too_early() {
     world.tell(Input::Lost);
     world.deliver(vec![merge]);
     for _ in 0..4 {
-        for (publish, ending) in std::mem::take(&mut world.unconfirmed) {
-            world.tell(Input::Published {
-                publish,
-                ending,
-                unlisted: Vec::new(),
-            });
+        for (publish, outcome) in std::mem::take(&mut world.unconfirmed) {
+            world.tell(Input::Published { publish, outcome });
         }
     }
     assert!(world.acked.is_empty(), "the survivor is still being read");

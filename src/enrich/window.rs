@@ -91,6 +91,7 @@ pub struct Recent<K> {
 
 impl<K: Eq + Hash> Recent<K> {
     /// A set of at most `capacity` members, each kept for `keep` at least, unless there are too many.
+    #[must_use]
     pub fn new(keep: Duration, capacity: usize) -> Self {
         Self {
             generations: VecDeque::new(),
@@ -99,11 +100,14 @@ impl<K: Eq + Hash> Recent<K> {
         }
     }
 
+    /// Whether it is remembered.
+    #[must_use]
     pub fn contains(&self, member: &K) -> bool {
         let mut generations = self.generations.iter().rev();
         generations.any(|(_, members)| members.contains(member))
     }
 
+    /// Remembers it, from `now` on.
     pub fn insert(&mut self, member: K, now: Millis) {
         let span = self.keep / u32::try_from(GENERATIONS).unwrap_or(1);
         let full = self.capacity.div_ceil(GENERATIONS);
@@ -116,6 +120,13 @@ impl<K: Eq + Hash> Recent<K> {
         }
         if let Some((_, members)) = self.generations.back_mut() {
             members.insert(member);
+        }
+    }
+
+    /// Forgets it.
+    pub fn remove(&mut self, member: &K) {
+        for (_, members) in &mut self.generations {
+            members.remove(member);
         }
     }
 

@@ -95,6 +95,8 @@ pub enum DeadLetterReason {
     Unreadable,
     /// HubSpot refuses to read this very record.
     RefusedByHubspot,
+    /// The worker died again and again while it worked on this event and on nothing else.
+    KilledWorker,
     /// The portal has no access token in the configuration.
     UnknownPortal,
     /// The destination's queue is at its limit.
@@ -127,6 +129,7 @@ impl DeadLetterReason {
             Self::NotAnArray => "not_an_array",
             Self::Unreadable => "unreadable",
             Self::RefusedByHubspot => "refused_by_hubspot",
+            Self::KilledWorker => "killed_worker",
             Self::UnknownPortal => "unknown_portal",
             Self::DestinationFull => "destination_full",
             Self::DestinationUnavailable => "destination_unavailable",

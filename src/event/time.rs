@@ -62,6 +62,13 @@ impl Millis {
         let delay = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
         Self(self.0.saturating_add(delay).min(LATEST_MS))
     }
+
+    /// The time `delay` before this one.
+    #[must_use]
+    pub fn before(self, delay: Duration) -> Self {
+        let delay = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(delay).max(EARLIEST_MS))
+    }
 }
 
 impl fmt::Display for Millis {

@@ -1,7 +1,7 @@
 //! One event on its way: what goes out of it, what is still to do, and what came of the rest.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::bus::{Message, PublishError};
 use crate::config::DestinationFormat;
@@ -10,6 +10,7 @@ use crate::event::{
     DeadLetterReason, EnrichedEvent, Event, EventId, IdentityHasher, Millis, RoutingKey,
 };
 
+use super::CopyEnded;
 use super::share::{Encoder, Share};
 
 /// What goes out.
@@ -64,6 +65,17 @@ impl Outbound {
         }
     }
 
+    /// What its events at these places are known as.
+    fn ids_at(&self, places: &[usize]) -> Vec<EventId> {
+        match self {
+            Self::Enriched(event) => {
+                let events = places.iter().map(|place| &event.data.events[*place]);
+                events.map(|event| event.known_as().into_owned()).collect()
+            }
+            Self::Plain(event) => vec![event.known_as().into_owned()],
+        }
+    }
+
     /// The routing keys of each of its events.
     pub(super) fn keys(&self) -> Vec<Vec<RoutingKey>> {
         match self {
@@ -89,8 +101,8 @@ pub(super) struct Item {
     pub(super) pending: BTreeMap<usize, Message>,
     /// What topic exchanges get, by their place, and under which keys.
     pub(super) topics: Vec<(usize, Vec<RoutingKey>, Message)>,
-    /// Events that no destination's copy lists.
-    pub(super) unlisted: Vec<EventId>,
+    /// The events that each destination's copy lists.
+    pub(super) listed: BTreeMap<usize, Vec<EventId>>,
     /// Destinations whose copy has become a dead letter, once that is confirmed.
     pub(super) refused: Vec<(usize, PublishError)>,
     /// Destinations that are done with, by an earlier try or this one.
@@ -109,7 +121,7 @@ impl Item {
     ) -> Self {
         let keys = outbound.keys();
         let mut encoder = Encoder::default();
-        let mut listed: BTreeSet<usize> = BTreeSet::new();
+        let mut listed = BTreeMap::new();
         let mut pending = BTreeMap::new();
         for (place, (name, wish, format)) in wishes.enumerate() {
             if !outbound.is_for(Some(name)) {
@@ -118,7 +130,7 @@ impl Item {
             let Some(share) = Share::of(wish, &outbound, &keys) else {
                 continue;
             };
-            listed.extend(share.listed());
+            listed.insert(place, outbound.ids_at(share.listed()));
             if !done.contains_key(&place) {
                 pending.insert(place, encoder.message(&share, format));
             }
@@ -133,20 +145,10 @@ impl Item {
                 of_topics.push((place, keys, message));
             }
         }
-        let unlisted = match &outbound {
-            Outbound::Enriched(event) => {
-                let events = event.data.events.iter().enumerate();
-                let unlisted = events.filter(|(place, _)| !listed.contains(place));
-                unlisted
-                    .map(|(_, event)| event.known_as().into_owned())
-                    .collect()
-            }
-            Outbound::Plain(_) => Vec::new(),
-        };
         Self {
             pending,
             topics: of_topics,
-            unlisted,
+            listed,
             outbound,
             refused: Vec::new(),
             done,
@@ -166,9 +168,15 @@ impl Item {
         }
     }
 
-    /// How many destinations ended so, earlier tries included.
-    pub(super) fn count(&self, ending: Ending) -> usize {
-        self.done.values().filter(|one| **one == ending).count()
+    /// What each destination that wants something of it got, earlier tries included.
+    pub(super) fn copies(mut self) -> Vec<CopyEnded> {
+        let done = self.done.iter();
+        let copy = |(place, ending): (&usize, &Ending)| CopyEnded {
+            destination: *place,
+            listed: self.listed.remove(place).unwrap_or_default(),
+            is_dead: *ending == Ending::Dead,
+        };
+        done.map(copy).collect()
     }
 
     /// How many ended so in this try.

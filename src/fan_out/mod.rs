@@ -54,21 +54,15 @@ pub struct FanOut {
     retried: Mutex<HashMap<EventId, BTreeMap<usize, Ending>>>,
 }
 
-/// How an event ended, for all destinations together.
+/// A copy that ended: its destination has it, or a dead letter holds it. One confirmed by an earlier try counts too.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FanOutOutcome {
-    /// Every destination that wants it has its copy, or a dead letter holds that copy. Copies confirmed by an earlier
-    /// try count too.
-    Delivered {
-        /// Confirmed copies.
-        copies: usize,
-        /// Copies that became dead letters.
-        dead: usize,
-        /// Events of the message that no copy lists: nobody wanted them.
-        unlisted: Vec<EventId>,
-    },
-    /// No destination wants any of it.
-    Unwanted,
+pub struct CopyEnded {
+    /// The destination's place among all.
+    pub destination: usize,
+    /// The events that it lists.
+    pub listed: Vec<EventId>,
+    /// Whether a dead letter holds it.
+    pub is_dead: bool,
 }
 
 /// Why an event has not ended.
@@ -138,14 +132,14 @@ impl FanOut {
     }
 
     /// Delivers every event to every destination that wants it, and to the topic exchanges. One result per event, in the
-    /// order given; within a destination the copies go out in that order too.
+    /// order given: the copies of it, none when nobody wants any of it; within a destination the copies go out in that order too.
     ///
     /// Resolves when each copy is confirmed, has become a confirmed dead letter, or has failed to. Dropping the
     /// future leaves open what was delivered: deliver again.
     pub async fn deliver(
         &self,
         events: Vec<Outbound>,
-    ) -> Vec<Result<FanOutOutcome, FanOutFailure>> {
+    ) -> Vec<Result<Vec<CopyEnded>, FanOutFailure>> {
         let mut items: Vec<Item> = events.into_iter().map(|event| self.item(event)).collect();
         let (published, written) =
             tokio::join!(self.publish_copies(&items), self.write_lines(&items));
@@ -306,7 +300,7 @@ impl FanOut {
     }
 
     /// Records how an event ended, or what of it need not be repeated.
-    fn end(&self, item: Item, now: Millis) -> Result<FanOutOutcome, FanOutFailure> {
+    fn end(&self, item: Item, now: Millis) -> Result<Vec<CopyEnded>, FanOutFailure> {
         self.count_copies(&item);
         let mut retried = self.lock_retried();
         if item.retry {
@@ -317,20 +311,14 @@ impl FanOut {
             return Err(FanOutFailure::Retry);
         }
         retried.remove(&*item.outbound.known_as());
-        if item.done.is_empty() {
-            return Ok(FanOutOutcome::Unwanted);
-        }
-        let copies = item.count(Ending::Delivered);
+        let lateness = seconds(now.since(item.outbound.time()));
         // What is replayed is late because of what happened to it, and not because of how it goes.
-        if copies > 0 && !item.outbound.is_replayed() {
-            let lateness = seconds(now.since(item.outbound.time()));
+        let is_replayed = item.outbound.is_replayed();
+        let copies = item.copies();
+        if copies.iter().any(|copy| !copy.is_dead) && !is_replayed {
             self.metrics.fan_out_lateness_seconds.observe(lateness);
         }
-        Ok(FanOutOutcome::Delivered {
-            copies,
-            dead: item.count(Ending::Dead),
-            unlisted: item.unlisted,
-        })
+        Ok(copies)
     }
 
     fn count_copies(&self, item: &Item) {

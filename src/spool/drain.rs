@@ -16,6 +16,7 @@ use super::log::Oldest;
 use super::writer::{Command, View};
 use crate::bus::{Bus, Outgoing, RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN};
 use crate::event::Millis;
+use crate::jitter::jittered;
 use crate::metrics::Metrics;
 
 /// The most messages published at once.
@@ -166,7 +167,7 @@ impl Drain {
                     let reason = reason.map_or("no_verdict", |error| error.as_str());
                     tracing::debug!(reason, "the broker did not confirm what was spooled");
                     self.holding.send_replace(false);
-                    tokio::time::sleep(delay).await;
+                    tokio::time::sleep(jittered(delay)).await;
                     delay = (delay * 2).min(RECONNECT_DELAY_MAX);
                 }
             }

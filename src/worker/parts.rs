@@ -3,14 +3,17 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use crate::bus::{Bus, Message, Outgoing, Target};
-use crate::enrich::{BudgetLeft, Ending, EngineStats, Input, NoteId, PublishId};
-use crate::event::{DeadLetter, ERASURE_CONTENT_TYPE, ERASURE_KIND, Erasure, EventId, Millis};
-use crate::fan_out::{FanOut, FanOutOutcome, Outbound};
+use crate::enrich::{BudgetLeft, Copied, EngineStats, Input, NoteId, PublishId, Published};
+use crate::event::{DeadLetter, ERASURE_CONTENT_TYPE, ERASURE_KIND, Erasure, Millis};
+use crate::fan_out::{CopyEnded, FanOut, Outbound};
 use crate::hubspot::client::HubSpot;
+use crate::jitter::jittered;
 use crate::metrics::{Metrics, seconds};
 
-/// Wait before a delivery that failed is tried again; doubled up to [`RETRY_MAX`].
+/// Wait before a delivery that failed is tried again, at most; half of it at least. Doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(200);
 /// See [`RETRY_MIN`].
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -23,6 +26,8 @@ pub(super) struct Parts {
     pub(super) bus: Arc<dyn Bus>,
     pub(super) hubspot: HubSpot,
     pub(super) metrics: Arc<Metrics>,
+    /// Whoever has its permit tries a suspect: one event in the whole process, so that the right one is blamed.
+    pub(super) trial: Arc<Semaphore>,
     fan_out: FanOut,
     /// The last figures of each partition.
     reported: Mutex<Vec<EngineStats>>,
@@ -69,6 +74,7 @@ impl Parts {
             bus,
             hubspot,
             metrics,
+            trial: Arc::new(Semaphore::new(1)),
             fan_out,
             reported: Mutex::new(vec![EngineStats::default(); partitions]),
         }
@@ -77,7 +83,7 @@ impl Parts {
     /// Delivers every message once: what was confirmed, and what has to be tried again. A destination in
     /// trouble so holds back the messages it wants, and no others.
     pub(super) async fn deliver(&self, round: Round) -> Delivered {
-        tokio::time::sleep(round.delay).await;
+        tokio::time::sleep(jittered(round.delay)).await;
         if round.delay.is_zero() {
             round.events.iter().for_each(|event| self.count(event));
         }
@@ -85,13 +91,9 @@ impl Parts {
         let mut delivered = Delivered::default();
         let mut failed = (Vec::new(), Vec::new());
         for ((publish, event), outcome) in round.ids.into_iter().zip(round.events).zip(outcomes) {
-            if let Ok(outcome) = outcome {
-                let (ending, unlisted) = ending_of(outcome);
-                delivered.inputs.push(Input::Published {
-                    publish,
-                    ending,
-                    unlisted,
-                });
+            if let Ok(copies) = outcome {
+                let outcome = Published::Copies(copies.into_iter().map(copied).collect());
+                delivered.inputs.push(Input::Published { publish, outcome });
             } else {
                 failed.0.push(publish);
                 failed.1.push(event);
@@ -117,7 +119,7 @@ impl Parts {
         message: Message,
         delay: Duration,
     ) -> Result<(), Duration> {
-        tokio::time::sleep(delay).await;
+        tokio::time::sleep(jittered(delay)).await;
         let target = Target::Backlog(partition);
         let verdicts = self.bus.publish(vec![Outgoing { target, message }]).await;
         if verdicts.iter().all(Result::is_ok) {
@@ -235,25 +237,17 @@ impl Parts {
             if left.is_empty() {
                 return;
             }
-            tokio::time::sleep(delay).await;
+            tokio::time::sleep(jittered(delay)).await;
             delay = (delay * 2).min(RETRY_MAX);
         }
     }
 }
 
-/// How the events of a message ended, and those of them that no copy lists.
-fn ending_of(outcome: FanOutOutcome) -> (Ending, Vec<EventId>) {
-    match outcome {
-        FanOutOutcome::Unwanted => (Ending::Unwanted, Vec::new()),
-        FanOutOutcome::Delivered {
-            copies, unlisted, ..
-        } => {
-            let ending = if copies == 0 {
-                Ending::Dead
-            } else {
-                Ending::Delivered
-            };
-            (ending, unlisted)
-        }
+/// A copy that ended, as the engine is told.
+fn copied(copy: CopyEnded) -> Copied {
+    Copied {
+        destination: copy.destination,
+        listed: copy.listed,
+        is_dead: copy.is_dead,
     }
 }

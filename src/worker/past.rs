@@ -9,12 +9,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::bus::{Bus, Delivery, StoredNote};
+use crate::bus::{Bus, Delivery, Message, StoredNote};
 use crate::enrich::{Note, NoteError};
+use crate::jitter::jittered;
 
 /// Notes read ahead of the engine.
 const NOTES_AHEAD_MAX: usize = 64;
-/// Wait before the changelog is read again after that failed.
+/// Wait before the changelog is read again after that failed, at most; half of it at least.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// The past of a partition, as far as its engine knows it.
@@ -80,6 +81,11 @@ impl Past {
         }
     }
 
+    /// The messages that wait.
+    pub(super) fn messages(&self) -> impl Iterator<Item = &Message> {
+        self.waiting.iter().map(|delivery| &delivery.message)
+    }
+
     /// Another worker may have the partition now: what it notes is to be read before the next delivery.
     pub(super) fn lost(&mut self) {
         self.state = State::Unknown;
@@ -125,7 +131,7 @@ fn read(bus: Arc<dyn Bus>, partition: u16, after: Option<u64>) -> Reading {
             .is_err()
         {
             tracing::warn!(partition, "the changelog cannot be read; trying again");
-            tokio::time::sleep(RETRY_DELAY).await;
+            tokio::time::sleep(jittered(RETRY_DELAY)).await;
         }
     });
     Reading {

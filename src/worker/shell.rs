@@ -15,15 +15,18 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
+use crate::audit;
 use crate::bus::{Consumed, Consumer, Delivery, Message, Queue, Unsettled};
 use crate::enrich::{
-    CallId, DeliveryId, Ending, Engine, EngineStats, Input, Note, NoteId, Output, PublishId, Source,
+    CallId, DeliveryId, Engine, EngineStats, Input, Note, NoteId, Output, PublishId, Published,
+    Source,
 };
-use crate::event::{Batch, DeadLetter, DeadLetterReason, Erasure, Millis, PortalId, Stage};
+use crate::event::{Batch, DeadLetter, DeadLetterReason, Erasure, Event, Millis, PortalId, Stage};
 use crate::fan_out::Outbound;
 use crate::hubspot::call::{Answered, Call, CallError};
 use crate::hubspot::client::Changed;
@@ -31,6 +34,7 @@ use crate::hubspot::client::Changed;
 use super::backlog::{self, Backlog};
 use super::parts::{Delivered, Parts, Round};
 use super::past::{Past, Recalled};
+use super::suspects::{Step, Suspects};
 
 /// The longest a shell sleeps when its engine has no reason to wake.
 const TICK_MAX: Duration = Duration::from_secs(1);
@@ -48,6 +52,7 @@ pub(super) struct Shell {
     consumer: Option<Consumer>,
     backlog: Backlog,
     past: Past,
+    suspects: Suspects,
     /// Portals whose token or settings changed, of this partition and of others.
     changed: Arc<Changed>,
     unsettled: HashMap<DeliveryId, Taken>,
@@ -62,7 +67,8 @@ pub(super) struct Shell {
 
 /// A batch that was taken and not settled.
 struct Taken {
-    unsettled: Unsettled,
+    /// `None` where it stands for one event of a suspect.
+    unsettled: Option<Unsettled>,
     from: Source,
     /// As it came, to be set aside.
     message: Message,
@@ -99,10 +105,14 @@ enum Done {
     Tell(Vec<Input>),
     /// Messages were tried.
     Delivered(Delivered),
-    /// A message that never was a batch, or that was set aside, is where it belongs.
+    /// A message that never was a batch is where it belongs.
     Acknowledge(DeliveryId),
+    /// A delivery stands in the backlog, without these of its events.
+    PutAside(DeliveryId, Vec<Event>),
     /// A delivery could not be set aside: again, after this delay.
     SetAside(DeliveryId, Duration),
+    /// A suspect may be tried.
+    MayTry(OwnedSemaphorePermit),
     /// Whether somebody should be told of the backlog was looked at.
     Nothing,
 }
@@ -127,6 +137,7 @@ impl Shell {
             consumer: Some(parts.bus.consume(Queue::Partition(partition), prefetch)),
             backlog: Backlog::new(partition, prefetch),
             past: Past::new(partition),
+            suspects: Suspects::default(),
             changed: parts.hubspot.watch(),
             parts,
             unsettled: HashMap::new(),
@@ -153,7 +164,10 @@ impl Shell {
                 Wake::Backlog(Some(Consumed::Delivery(delivery))) => {
                     self.take(delivery, Source::Backlog);
                 }
-                Wake::Backlog(Some(Consumed::Lost)) => self.abandon(Some(Source::Backlog)),
+                Wake::Backlog(Some(Consumed::Lost)) => {
+                    self.survive(Some(Source::Backlog));
+                    self.abandon(Some(Source::Backlog));
+                }
                 Wake::Backlog(None) => self.backlog.close(),
                 Wake::Recalled(recalled) => self.recall(recalled),
                 Wake::Changed(portal_id) => self.tell(Input::PortalChanged(portal_id)),
@@ -165,10 +179,15 @@ impl Shell {
                     self.tell_all(delivered.inputs);
                 }
                 Wake::Done(Done::Acknowledge(delivery)) => self.acknowledge(delivery),
+                Wake::Done(Done::PutAside(delivery, purged)) => self.put_aside(delivery, purged),
+                Wake::Done(Done::MayTry(permit)) => self.suspects.begin(permit),
                 Wake::Done(Done::SetAside(delivery, delay)) => self.set_aside(delivery, delay),
                 Wake::Done(Done::Nothing) => {}
                 Wake::Time => self.tell(Input::Tick),
                 Wake::Stop => draining = true,
+            }
+            if !draining {
+                self.try_suspects();
             }
             self.publish_gathered();
             self.look_for_backlog();
@@ -245,9 +264,21 @@ impl Shell {
             delivery.unsettled.ack();
             return;
         }
-        self.last_delivery += 1;
-        let id = DeliveryId(self.last_delivery);
+        if let Some(call) = audit::roll_call_of(&delivery.message) {
+            delivery.unsettled.ack();
+            return self.answer_roll_call(call);
+        }
         let batch = Batch::decode(&delivery.message.body);
+        if let Ok(batch) = &batch
+            && self.is_suspect(&delivery, batch.events())
+        {
+            let events = batch.events().to_vec();
+            return self.suspects.add(delivery, from, events);
+        }
+        if self.suspects.are_there() {
+            return self.suspects.hold(delivery, from);
+        }
+        let id = self.next_delivery();
         let span = tracing::info_span!(
             "batch",
             partition = self.partition,
@@ -256,7 +287,7 @@ impl Shell {
             events = tracing::field::Empty,
         );
         let taken = Taken {
-            unsettled: delivery.unsettled,
+            unsettled: Some(delivery.unsettled),
             from,
             message: delivery.message.clone(),
             taken_at: Instant::now(),
@@ -278,6 +309,90 @@ impl Shell {
         }
     }
 
+    /// Notes which events are in our hands, for an audit that asks.
+    fn answer_roll_call(&self, call: u64) {
+        let taken = self.unsettled.values().map(|taken| &taken.message);
+        let batches = taken.chain(self.suspects.messages());
+        let batches = batches.filter_map(|message| Batch::decode(&message.body).ok());
+        let events = batches
+            .flat_map(Batch::into_events)
+            .take(audit::IN_HAND_MAX);
+        let note = Note::of_roll_call(
+            call,
+            events.map(|event| event.known_as().digest()).collect(),
+        );
+        let (parts, partition, body) = (self.parts.clone(), self.partition, note.encode());
+        self.under_way.push(Box::pin(async move {
+            parts.note(partition, NoteId(0), body).await;
+            Done::Nothing
+        }));
+    }
+
+    fn next_delivery(&mut self) -> DeliveryId {
+        self.last_delivery += 1;
+        DeliveryId(self.last_delivery)
+    }
+
+    /// Whether what was delivered may have killed a worker.
+    fn is_suspect(&self, delivery: &Delivery, events: &[Event]) -> bool {
+        self.suspects.came_too_often(delivery)
+            || events.iter().any(|event| self.engine.is_suspect(event))
+    }
+
+    /// Tries the next event of a suspect, when nothing else is under way, or goes on when all were tried.
+    fn try_suspects(&mut self) {
+        let is_free = self.unsettled.is_empty() && self.engine.is_idle();
+        if is_free && self.suspects.ask() {
+            let trial = self.parts.trial.clone();
+            self.under_way.push(Box::pin(async move {
+                trial
+                    .acquire_owned()
+                    .await
+                    .map_or(Done::Nothing, Done::MayTry)
+            }));
+        }
+        while let Some(step) = self.suspects.next() {
+            match step {
+                Step::Try(event, message, from) => self.try_suspect(event, message, from),
+                Step::Settle(unsettled) => unsettled.ack(),
+                Step::Take(delivery, from) => self.take(delivery, from),
+            }
+        }
+    }
+
+    fn try_suspect(&mut self, event: Event, message: Message, from: Source) {
+        let partition = self.partition;
+        tracing::warn!(partition, portal.id = %event.portal_id, event.id = %event.id,
+            "an event that may have killed its worker is tried alone");
+        let delivery = self.next_delivery();
+        let batch = Batch::new(vec![event.clone()]).expect("one event is of one portal");
+        let taken = Taken {
+            unsettled: None,
+            from,
+            message: Message {
+                id: batch.id().to_string(),
+                body: batch.encode().into(),
+                ..message
+            },
+            taken_at: Instant::now(),
+            span: tracing::info_span!("suspect", partition),
+        };
+        self.unsettled.insert(delivery, taken);
+        self.suspects.tries(delivery);
+        let event = Box::new(event);
+        self.tell(Input::Suspect { delivery, event });
+    }
+
+    /// Remembers that we live, though what came `from` there is void, or all of it.
+    fn survive(&mut self, from: Option<Source>) {
+        let taken = self.unsettled.values();
+        let taken = taken.filter(|taken| from.is_none_or(|from| taken.from == from));
+        let mut messages: Vec<_> = taken.map(|taken| taken.message.clone()).collect();
+        messages.extend(self.suspects.messages().cloned());
+        messages.extend(self.past.messages().cloned());
+        self.suspects.survived(messages.iter());
+    }
+
     /// A message that is no batch of ours is kept whole as a dead letter, and then acknowledged.
     fn bury_unreadable(&self, delivery: DeliveryId, detail: String, body: &[u8]) {
         let reason = DeadLetterReason::Unreadable;
@@ -291,7 +406,10 @@ impl Shell {
 
     fn acknowledge(&mut self, delivery: DeliveryId) {
         if let Some(taken) = self.unsettled.remove(&delivery) {
-            taken.unsettled.ack();
+            match taken.unsettled {
+                Some(unsettled) => unsettled.ack(),
+                None => self.suspects.settled(delivery),
+            }
             let duration_ms =
                 u64::try_from(taken.taken_at.elapsed().as_millis()).unwrap_or(u64::MAX);
             taken
@@ -302,6 +420,7 @@ impl Shell {
 
     /// Another worker may be active now: the backlog is let go as well.
     fn lost(&mut self) {
+        self.survive(None);
         self.backlog.close();
         self.past.lost();
         self.abandon(None);
@@ -314,44 +433,48 @@ impl Shell {
         let Some(taken) = self.unsettled.get(&delivery) else {
             return;
         };
-        let Some(message) = self.without_erased(&taken.message) else {
+        let (message, purged) = self.without_erased(&taken.message);
+        let Some(message) = message else {
             self.under_way
-                .push(Box::pin(async move { Done::Acknowledge(delivery) }));
+                .push(Box::pin(async move { Done::PutAside(delivery, purged) }));
             return;
         };
         let (parts, partition) = (self.parts.clone(), self.partition);
         self.under_way.push(Box::pin(async move {
             match parts.set_aside(partition, message, delay).await {
-                Ok(()) => Done::Acknowledge(delivery),
+                Ok(()) => Done::PutAside(delivery, purged),
                 Err(delay) => Done::SetAside(delivery, delay),
             }
         }));
     }
 
-    /// A batch without the events that end here and now, since their records are erased; `None` when none is left.
-    fn without_erased(&self, message: &Message) -> Option<Message> {
-        let Ok(batch) = Batch::decode(&message.body) else {
-            return Some(message.clone());
-        };
-        let count = batch.events().len();
-        let mut events = batch.into_events();
-        events.retain(|event| !self.engine.may_be_dropped(event));
-        if events.len() == count {
-            return Some(message.clone());
+    /// A delivery stands in the backlog; what was left out of it ends, and that is noted first.
+    fn put_aside(&mut self, delivery: DeliveryId, purged: Vec<Event>) {
+        if purged.is_empty() {
+            self.acknowledge(delivery);
+        } else if self.unsettled.contains_key(&delivery) {
+            self.tell(Input::PutAside { delivery, purged });
         }
-        let purged = Ending::Purged.as_str();
-        let ended = self
-            .parts
-            .metrics
-            .enrich_events_total
-            .with_label_values(&[purged]);
-        ended.inc_by((count - events.len()) as u64);
-        let batch = Batch::new(events).ok()?;
-        Some(Message {
+    }
+
+    /// A batch without the events whose records are erased, and these; `None` when no other is left.
+    fn without_erased(&self, message: &Message) -> (Option<Message>, Vec<Event>) {
+        let Ok(batch) = Batch::decode(&message.body) else {
+            return (Some(message.clone()), Vec::new());
+        };
+        let events = batch.into_events().into_iter();
+        let (purged, left): (Vec<_>, Vec<_>) =
+            events.partition(|event| self.engine.may_be_dropped(event));
+        if purged.is_empty() {
+            return (Some(message.clone()), purged);
+        }
+        let batch = Batch::new(left).ok();
+        let message = batch.map(|batch| Message {
             id: batch.id().to_string(),
             body: batch.encode().into(),
             ..message.clone()
-        })
+        });
+        (message, purged)
     }
 
     /// While nothing says that we are active, now and then: whether that is for want of deliveries.
@@ -418,12 +541,8 @@ impl Shell {
         let parts = self.parts.clone();
         self.under_way.push(Box::pin(async move {
             parts.bury(letter).await;
-            let ending = Ending::Dead;
-            Done::Tell(vec![Input::Published {
-                publish,
-                ending,
-                unlisted: Vec::new(),
-            }])
+            let outcome = Published::Buried;
+            Done::Tell(vec![Input::Published { publish, outcome }])
         }));
     }
 
@@ -431,12 +550,8 @@ impl Shell {
         let parts = self.parts.clone();
         self.under_way.push(Box::pin(async move {
             parts.search(erasure).await;
-            let ending = Ending::Unwanted;
-            Done::Tell(vec![Input::Published {
-                publish,
-                ending,
-                unlisted: Vec::new(),
-            }])
+            let outcome = Published::Searched;
+            Done::Tell(vec![Input::Published { publish, outcome }])
         }));
     }
 
@@ -522,8 +637,9 @@ impl Shell {
     fn abandon(&mut self, from: Option<Source>) {
         let of_it = |taken: &Taken| from.is_none_or(|from| taken.from == from);
         for (_, taken) in self.unsettled.extract_if(|_, taken| of_it(taken)) {
-            taken.unsettled.abandon();
+            taken.unsettled.map(Unsettled::abandon);
         }
+        self.suspects.abandon(from);
     }
 }
 

@@ -1,6 +1,7 @@
 //! What must hold after each step, and at the end. Told only of what an outsider sees: what HubSpot sent, what
 //! lies at the destinations, what was acknowledged.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -17,14 +18,17 @@ type Of = (PortalId, Key);
 #[derive(Default)]
 pub struct Checks {
     /// Every event that HubSpot sent and the receiver answered.
-    accepted: BTreeMap<EventId, Event>,
+    pub accepted: BTreeMap<EventId, Event>,
     /// The records that an event went out for, in confirmed messages, and their versions.
     confirmed: BTreeMap<EventId, BTreeMap<Key, Version>>,
     /// Of what was acknowledged, whichever engine did it: the newest version of each record, and the newest state.
     settled: BTreeMap<Of, Version>,
-    dead: BTreeSet<EventId>,
+    /// Events in dead letters, whether or not the engine heard of it.
+    pub dead: BTreeSet<EventId>,
+    /// Events in messages that a destination got, whether or not the engine heard of it.
+    pub out: BTreeSet<EventId>,
     /// Whether every event is to go out as it is, too.
-    plain: bool,
+    pub plain: bool,
     /// Events that did.
     plain_confirmed: BTreeSet<EventId>,
     /// What went out last of each record, whichever engine sent it.
@@ -35,8 +39,8 @@ pub struct Checks {
     /// Whether the engine set a delivery aside.
     pub set_aside: bool,
     /// Copies of events in deliveries that were acknowledged.
-    acknowledged: u64,
-    acknowledged_ids: BTreeSet<EventId>,
+    pub acknowledged: u64,
+    pub acknowledged_ids: BTreeSet<EventId>,
 }
 
 /// What is known of one life of the engine.
@@ -171,6 +175,8 @@ impl Checks {
     pub fn landed(&mut self, message: &EnrichedEvent, hubspot: &HubSpot) -> Result<(), String> {
         let of = of(message);
         let data = &message.data;
+        let known_as = data.events.iter().map(|event| event.known_as());
+        self.out.extend(known_as.map(Cow::into_owned));
         let last = self.life.versions.get(&of).cloned();
         if last.as_ref() == Some(&(data.version.clone(), message.id.clone())) {
             return Ok(());
@@ -361,7 +367,7 @@ fn parts_of(event: &Event) -> usize {
 }
 
 /// Whether the event's record, or one that it was merged into, was deleted for privacy.
-fn is_erased(portal: &Portal, event: &Event) -> bool {
+pub fn is_erased(portal: &Portal, event: &Event) -> bool {
     let subject = event.subject();
     let mut key = (subject.object_type_id, subject.object_id);
     loop {

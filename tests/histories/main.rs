@@ -15,6 +15,7 @@ mod contract;
 mod coverage;
 mod dice;
 mod hubspot;
+mod ledger;
 mod life;
 mod trace;
 mod weather;
@@ -36,7 +37,7 @@ const LINES_SHOWN: usize = 60;
 /// After so many failures no more are looked for.
 const FAILURES_MAX: usize = 20;
 /// What must have happened in at least one of a hundred histories, or the histories test too little.
-const MUST_HAPPEN: [&str; 32] = [
+const MUST_HAPPEN: [&str; 34] = [
     "plain event",
     "repeated notification",
     "late notification",
@@ -69,6 +70,8 @@ const MUST_HAPPEN: [&str; 32] = [
     "session lost",
     "backlog's session lost",
     "crash",
+    "suspect",
+    "killed by an event",
 ];
 
 /// Runs the history of `seed`.

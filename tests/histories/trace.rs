@@ -22,11 +22,7 @@ pub fn input(input: &Input) -> String {
         Input::Answered { call, answered } => {
             format!("call {} answered: {}", call.0, answer(answered))
         }
-        Input::Published {
-            publish, ending, ..
-        } => {
-            format!("publish {} confirmed: {ending:?}", publish.0)
-        }
+        Input::Published { publish, .. } => format!("publish {} confirmed", publish.0),
         other => format!("{other:?}"),
     }
 }

@@ -46,6 +46,8 @@ pub struct Weather {
     pub lost_session: u64,
     pub lost_backlog: u64,
     pub crash: u64,
+    /// An event kills the process whenever it goes out.
+    pub deadly: bool,
 }
 
 impl Weather {
@@ -83,6 +85,7 @@ impl Weather {
             crash: Self::rate(dice, 20),
             fair: dice.chance(250),
             plain: dice.chance(300),
+            deadly: dice.chance(100),
         };
         if weather.fair {
             weather.mend();
@@ -122,6 +125,7 @@ impl Weather {
             plain: self.plain,
             clock_ahead_ms: self.clock_ahead_ms,
             poison: self.poison,
+            deadly: self.deadly,
             ..Self::default()
         };
     }

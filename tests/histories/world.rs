@@ -18,15 +18,18 @@ use crate::contract;
 use crate::coverage::Coverage;
 use crate::dice::Dice;
 use crate::hubspot::{Arriving, HubSpot, Portal};
+use crate::ledger::{self, ALL, CHANGES, PLAIN, SOME, is_change, place_of};
 use crate::life::Life;
 use crate::trace;
 use crate::weather::Weather;
 
 use bus::{Bus, Message};
+use suspects::Suspects;
 
 mod bus;
 mod people;
 mod publishing;
+mod suspects;
 
 const START_MS: i64 = 1_763_892_000_000;
 /// After the last fault everything must have ended by then: the token probe, backoff and rotation are minutes.
@@ -34,6 +37,8 @@ const QUIET_WITHIN: Duration = Duration::from_secs(2 * 3_600);
 /// When all is well, whatever was taken up ends by then.
 const STUCK_AFTER: Duration = Duration::from_secs(50);
 const STEPS_MAX: u64 = 100_000;
+/// No history has more engines: each has a seed of its own.
+const LIVES_MAX: u64 = 100_000;
 /// One message of so many is held against its schema: all of them would take longer than all else.
 const MESSAGES_PER_SCHEMA_CHECK: u64 = 100;
 
@@ -76,6 +81,7 @@ enum Happening {
     AsideDone {
         life: u64,
         tag: u64,
+        purged: Vec<Event>,
     },
     Noting {
         life: u64,
@@ -118,11 +124,15 @@ pub struct World {
     /// Events on their way to the receiver.
     notified: BTreeMap<(Millis, u64), Event>,
     bus: Bus,
+    suspects: Suspects,
+    /// The event that kills the process when it is about to go out with its record.
+    deadly: Option<EventId>,
     /// The changelog.
     notes: Vec<Vec<u8>>,
     plans: Plans,
     share: Share,
     engine: Engine,
+    seed: u64,
     life: u64,
     checks: Checks,
     pub coverage: Coverage,
@@ -130,21 +140,48 @@ pub struct World {
     pub trace: Option<Vec<String>>,
 }
 
-/// The destination of records.
-const ALL: &str = "all";
-
-/// What a destination of records asks for, and where it is there one of plain events.
+/// What the destinations ask for: one for every record, one for changes of properties alone, and perhaps one for events as
+/// they are.
 fn demand(plain: bool) -> Demand {
     let all = DestinationConfig::new(DestinationKind::Queue);
-    let events = DestinationConfig {
+    let changes = DestinationConfig {
+        patterns: vec![CHANGES.parse().expect("a pattern")],
+        ..all.clone()
+    };
+    let as_they_are = DestinationConfig {
         content: DestinationContent::Event,
         ..all.clone()
     };
-    let mut destinations = BTreeMap::from([(ALL.to_owned(), all)]);
-    if plain {
-        destinations.insert("plain".to_owned(), events);
-    }
-    Demand::new(&destinations, [])
+    let named = [(ALL, all), (SOME, changes), (PLAIN, as_they_are)];
+    let named = named
+        .into_iter()
+        .filter(|(name, _)| plain || *name != PLAIN);
+    let named = named.map(|(name, config)| (name.to_owned(), config));
+    Demand::new(&named.collect(), [])
+}
+
+/// The copies of a message that destinations get.
+fn copies(message: &EnrichedEvent) -> Published {
+    let copy = |name: &str, wants: fn(&Event) -> bool| {
+        let events = message.data.events.iter();
+        let events = events.filter(|event| event.is_for(Some(name)) && wants(event));
+        let listed: Vec<_> = events.map(|event| event.known_as().into_owned()).collect();
+        (!listed.is_empty()).then(|| Copied {
+            destination: place_of(name),
+            listed,
+            is_dead: false,
+        })
+    };
+    let copies = [copy(ALL, |_| true), copy(SOME, is_change)];
+    Published::Copies(copies.into_iter().flatten().collect())
+}
+
+fn copy_of(event: &Event) -> Published {
+    Published::Copies(vec![Copied {
+        destination: place_of(PLAIN),
+        listed: vec![event.known_as().into_owned()],
+        is_dead: false,
+    }])
 }
 
 impl World {
@@ -192,12 +229,15 @@ impl World {
                 connected: true,
                 ..Bus::default()
             },
-            engine: Engine::new(plans.clone(), seed)
+            engine: Engine::new(plans.clone(), seed * LIVES_MAX)
                 .with_budget_share(share)
                 .with_window(weather.window),
+            suspects: Suspects::default(),
+            deadly: None,
             notes: Vec::new(),
             plans,
             share,
+            seed,
             life: 0,
             checks: Checks::new(weather.plain),
             coverage: Coverage::default(),
@@ -233,6 +273,7 @@ impl World {
             self.step()?;
         }
         self.checks.finish(&self.hubspot)?;
+        ledger::check(&self.notes, &self.checks, &self.hubspot)?;
         self.checks
             .nothing_erased_is_dead(&self.bus.letters, &self.hubspot)
     }
@@ -334,38 +375,50 @@ impl World {
                 publish,
                 what,
             } if life == self.life => {
-                let ending = match &what {
+                let outcome = match &what {
                     Publishing::Message(message) => {
                         if publish.0.is_multiple_of(MESSAGES_PER_SCHEMA_CHECK) {
                             contract::assert_enriched_event(&message.encode());
                         }
                         self.checks.confirmed(message);
-                        Ending::Delivered
+                        copies(message)
                     }
                     Publishing::Plain(event) => {
                         self.checks.plain_confirmed(event);
-                        Ending::Delivered
+                        copy_of(event)
                     }
                     Publishing::Letter(letter) => {
                         contract::assert_dead_letter(&letter.encode());
                         self.checks.buried(letter);
-                        Ending::Dead
+                        Published::Buried
                     }
-                    Publishing::Search(_) => Ending::Unwanted,
+                    Publishing::Search(_) => Published::Searched,
                 };
-                self.tell(Input::Published {
-                    publish,
-                    ending,
-                    unlisted: Vec::new(),
-                })?;
+                self.tell(Input::Published { publish, outcome })?;
             }
             Happening::Aside { life, tag, message } if life == self.life => {
-                self.bus.backlog.push_back(message);
+                let events = message.events.into_iter();
+                let (purged, events): (Vec<_>, Vec<_>) =
+                    events.partition(|event| self.engine.may_be_dropped(event));
+                if !events.is_empty() {
+                    let message = self.bus.message(events);
+                    self.bus.backlog.push_back(message);
+                }
                 let done = self.dice.millis(0, 10);
-                self.schedule(done, Happening::AsideDone { life, tag });
+                self.schedule(done, Happening::AsideDone { life, tag, purged });
             }
-            Happening::AsideDone { life, tag } if life == self.life => {
-                self.bus.unsettled.remove(&tag);
+            Happening::AsideDone { life, tag, purged } if life == self.life => {
+                self.coverage.note_if(!purged.is_empty(), "purged aside");
+                if purged.is_empty() {
+                    let taken = self.bus.unsettled.remove(&tag);
+                    let event = taken.and_then(|taken| taken.message.events.first().cloned());
+                    self.is_tried(tag, event.map(|event| event.id).as_ref());
+                } else if let Some(taken) = self.bus.unsettled.get_mut(&tag) {
+                    // The others are in the backlog.
+                    taken.message.events = purged.clone();
+                    let delivery = DeliveryId(tag);
+                    self.tell(Input::PutAside { delivery, purged })?;
+                }
             }
             Happening::Noting {
                 life,
@@ -391,12 +444,18 @@ impl World {
     /// Tells the engine what happened, and does what it says.
     fn tell(&mut self, input: Input) -> Result<(), String> {
         self.trace(|| format!("▶ {}", trace::input(&input)));
-        if let Input::Batch { events, .. } = &input {
-            self.checks.arrived(events);
+        match &input {
+            Input::Batch { events, .. } => self.checks.arrived(events),
+            Input::Suspect { event, .. } => self.checks.arrived(std::slice::from_ref(event)),
+            _ => {}
         }
+        let life = self.life;
         for output in self.engine.handle(self.now, input) {
             self.trace(|| format!("   ◀ {}", trace::output(&output)));
             self.carry_out(output)?;
+            if self.life != life {
+                break;
+            }
         }
         Ok(())
     }
@@ -430,6 +489,10 @@ impl World {
                 let delay = self.dice.millis(0, 50);
                 self.schedule(delay, Happening::Refreshed { life, portal_id });
             }
+            Output::Publish { event, .. } if self.kills(&event) => {
+                self.coverage.note("killed by an event");
+                self.crash();
+            }
             Output::Publish { publish, event } => {
                 self.checks.published(&event)?;
                 self.publish(publish, Publishing::Message(event));
@@ -444,7 +507,9 @@ impl World {
                 self.publish(publish, Publishing::Search(erasure));
             }
             Output::Ack(delivery) => {
-                if let Some(taken) = self.bus.unsettled.remove(&delivery.0) {
+                if self.is_tried(delivery.0, None) {
+                    self.bus.unsettled.remove(&delivery.0);
+                } else if let Some(taken) = self.bus.unsettled.remove(&delivery.0) {
                     self.checks
                         .acknowledged(&taken.message.events, &self.hubspot)?;
                     self.bus.acked.push((self.now, taken));
@@ -490,6 +555,11 @@ impl World {
             Output::Ended(ending) => self.checks.ended(ending),
         }
         Ok(())
+    }
+
+    fn kills(&self, message: &EnrichedEvent) -> bool {
+        let mut events = message.data.events.iter();
+        events.any(|event| Some(&event.id) == self.deadly.as_ref())
     }
 
     fn schedule(&mut self, delay: Duration, happening: Happening) {

@@ -28,7 +28,7 @@ const NEIGHBOUR: &str = "Nathalie Nachbar";
 /// As many deliveries a batch may have before the bus itself makes it a dead letter.
 const DELIVERIES_MAX: usize = 101;
 
-fn on_rabbitmq() -> Bus {
+pub(crate) fn on_rabbitmq() -> Bus {
     Bus::RabbitMq {
         url: broker::shared().url(),
         prefix: broker::unique_prefix(),
@@ -47,7 +47,7 @@ async fn world(bus: &Bus) -> (Simulator, RelayProcess) {
 }
 
 /// The bus of a relay that does not run.
-async fn open(bus: &Bus, relay: &RelayProcess) -> Arc<dyn bus::Bus> {
+pub(crate) async fn open(bus: &Bus, relay: &RelayProcess) -> Arc<dyn bus::Bus> {
     match bus {
         Bus::Embedded => {
             let options = EmbeddedOptions {
@@ -69,7 +69,7 @@ fn changed(id: u64, value: &str, event_id: u64) -> Value {
     })
 }
 
-fn event(notification: &Value) -> Event {
+pub(crate) fn event(notification: &Value) -> Event {
     normalize(&notification.to_string(), Millis::now()).unwrap()
 }
 
@@ -106,7 +106,7 @@ fn undelivered(id: u64, value: &str) -> DeadLetter {
 }
 
 /// Makes a batch a dead letter as the bus itself does: it is delivered too often.
-async fn deliver_too_often(bus: &dyn bus::Bus, batch: &Batch) {
+pub(crate) async fn deliver_too_often(bus: &dyn bus::Bus, batch: &Batch) {
     let partition = partition_of(batch.portal_id(), bus.partitions());
     let message = Message {
         id: batch.id().to_string(),
@@ -132,7 +132,7 @@ async fn deliver_too_often(bus: &dyn bus::Bus, batch: &Batch) {
 }
 
 /// Everything in the dead letters, which stays there: key, id and body.
-async fn letters(bus: &dyn bus::Bus) -> Vec<(String, String, String)> {
+pub(crate) async fn letters(bus: &dyn bus::Bus) -> Vec<(String, String, String)> {
     let depth = bus.depth(Queue::DeadLetters).await.unwrap();
     let mut consumer = bus.consume(Queue::DeadLetters, 500);
     let mut all = Vec::new();

@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod contract;
 
+mod audit;
 mod budget;
 mod bus_contract;
 mod bus_verdicts;
@@ -17,6 +18,7 @@ mod erasure;
 mod ingress;
 mod object_types;
 mod overload;
+mod poison;
 mod portals;
 mod recovery;
 mod simulator;

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crm_relay::event::{EnrichedEvent, EventId, Millis, ObjectId, ObjectTypeId, PortalId, Version};
+use crm_relay::event::{
+    EnrichedEvent, Event, EventId, Millis, ObjectId, ObjectTypeId, PortalId, Version,
+};
 use crm_relay::normalize::normalize;
 use crm_relay::simulator::{Dials, Limits, PortalOptions, Simulator, SimulatorOptions};
 
@@ -41,8 +43,8 @@ pub fn portals() -> Vec<PortalOptions> {
     vec![PortalOptions::new(8241), PortalOptions::new(62515)]
 }
 
-/// The ids of all events that HubSpot was told are taken care of, without those whose record was erased.
-fn promised(simulator: &Simulator, portals: &[PortalOptions]) -> BTreeSet<EventId> {
+/// All events that HubSpot was told are taken care of.
+fn accepted(simulator: &Simulator, portals: &[PortalOptions]) -> Vec<Event> {
     let mut events = Vec::new();
     for portal in portals {
         for acknowledged in simulator.control().acknowledged(portal.id).unwrap() {
@@ -50,6 +52,12 @@ fn promised(simulator: &Simulator, portals: &[PortalOptions]) -> BTreeSet<EventI
             events.push(normalize(&raw, Millis::default()).unwrap());
         }
     }
+    events
+}
+
+/// The ids of those, without those whose record was erased.
+fn promised(simulator: &Simulator, portals: &[PortalOptions]) -> BTreeSet<EventId> {
+    let events = accepted(simulator, portals);
     let subject = |event: &crm_relay::event::Event| -> (PortalId, ObjectTypeId, ObjectId) {
         let key = event.subject();
         (key.portal_id, key.object_type_id, key.object_id)
@@ -115,6 +123,52 @@ pub async fn all_arrives(
     }
 }
 
+/// The ledger has every event that HubSpot was promised, once, and as many in the destination as lie there.
+async fn the_ledger_agrees(
+    relay: &RelayProcess,
+    simulator: &Simulator,
+    portals: &[PortalOptions],
+    seen: &Seen,
+) {
+    let mut came: BTreeMap<PortalId, BTreeSet<EventId>> = BTreeMap::new();
+    for event in accepted(simulator, portals) {
+        came.entry(event.portal_id).or_default().insert(event.id);
+    }
+    let mut last = None;
+    let deadline = tokio::time::Instant::now() + ARRIVAL_MAX;
+    let report = loop {
+        let (adds_up, report) = relay.audit(&[]).await;
+        assert!(adds_up, "{report:?}");
+        let all_ended = came.iter().all(|(portal_id, events)| {
+            let account = report.portals.get(portal_id);
+            account.is_some_and(|account| {
+                let once = account.ended - account.ended_again;
+                account.open == 0 && once == events.len() as u64
+            })
+        });
+        if all_ended {
+            break report;
+        }
+        let counts: Vec<_> = came.values().map(BTreeSet::len).collect();
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{counts:?} events came; {report:?}, before {last:?}"
+        );
+        last = Some(report);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
+    let outs = report.portals.values();
+    let outs = outs.map(|account| account.destinations["out"]);
+    let has: u64 = outs.clone().map(|out| out.delivered + out.merged).sum();
+    let dead: u64 = outs.map(|out| out.dead).sum();
+    let (least, most) = (promised(simulator, portals).len(), seen.len());
+    assert!(
+        least as u64 <= has && has <= most as u64,
+        "{least} ≤ {has} ≤ {most}"
+    );
+    assert_eq!(dead, 0);
+}
+
 async fn kill_the_relay_under_load(simulator: &Simulator, relay: &mut RelayProcess) {
     simulator.control().set_traffic(RATE);
     for _ in 0..FAULTS {
@@ -132,7 +186,7 @@ async fn the_relay_is_killed_under_load_on_the_embedded_bus_and_nothing_is_lost(
     let mut relay = RelayProcess::start(&simulator, &portals, &Bus::Embedded, "").await;
     kill_the_relay_under_load(&simulator, &mut relay).await;
     let path = relay.ndjson_path();
-    all_arrives(&simulator, &portals, async |seen| {
+    let seen = all_arrives(&simulator, &portals, async |seen| {
         let text = std::fs::read_to_string(&path).unwrap();
         seen.clear();
         // A line that was cut by the kill is whole further down.
@@ -143,6 +197,7 @@ async fn the_relay_is_killed_under_load_on_the_embedded_bus_and_nothing_is_lost(
         );
     })
     .await;
+    the_ledger_agrees(&relay, &simulator, &portals, &seen).await;
     simulator.stop().await;
 }
 
@@ -158,10 +213,11 @@ async fn the_relay_is_killed_under_load_on_rabbitmq_and_nothing_is_lost() {
     let mut relay = RelayProcess::start(&simulator, &portals, &bus, "").await;
     kill_the_relay_under_load(&simulator, &mut relay).await;
     let queue = format!("{prefix}.destination.out");
-    all_arrives(&simulator, &portals, async |seen| {
+    let seen = all_arrives(&simulator, &portals, async |seen| {
         count(seen, drain(&url, &queue).await)
     })
     .await;
+    the_ledger_agrees(&relay, &simulator, &portals, &seen).await;
     simulator.stop().await;
 }
 
@@ -183,10 +239,11 @@ async fn the_broker_is_killed_under_load_and_nothing_is_lost() {
     }
     tokio::time::sleep(BETWEEN_FAULTS).await;
     let queue = format!("{prefix}.destination.out");
-    all_arrives(&simulator, &portals, async |seen| {
+    let seen = all_arrives(&simulator, &portals, async |seen| {
         count(seen, drain(&url, &queue).await)
     })
     .await;
+    the_ledger_agrees(&relay, &simulator, &portals, &seen).await;
     let metrics = relay.metrics().await;
     assert!(
         !metrics.contains("crm_relay_bus_sessions_lost_total 0"),
@@ -265,6 +322,7 @@ async fn workers_that_come_and_go_share_the_partitions_and_lose_nothing() {
     })
     .await;
     assert_eq!(backwards, 0, "no record goes backwards");
+    the_ledger_agrees(&third, &simulator, &portals, &seen).await;
     let again = seen.values().filter(|times| **times > 1).count();
     assert!(
         again * 4 < seen.len(),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::demand::Parts;
 use crate::enrich::job::{Job, Key, Lane, Reading, Work, needs_read};
+use crate::enrich::ledger::Fate;
 use crate::enrich::priority::Priority;
 use crate::enrich::protocol::Ending;
 use crate::enrich::request::Group;
@@ -26,6 +27,9 @@ impl Portal {
         self.shared.schemas.note(&key.0, ctx.now);
         let wanted = ctx.plans.wants(&event);
         let plain = usize::from(wanted.plain && self.send_plain(&event, ctx));
+        if wanted.plain && plain == 0 && !ctx.memory.has_seen_plain(&event.known_as()) {
+            ctx.effects.purge_plain(&event.known_as());
+        }
         if wanted.parts.is_some() {
             return plain + self.enrich(key, event, ctx);
         }
@@ -35,12 +39,8 @@ impl Portal {
         }
         self.heed(&key, &event, ctx);
         if plain == 0 {
-            let ending = match wanted.plain {
-                true if ctx.memory.has_seen_plain(&event.known_as()) => Ending::Delivered,
-                true => Ending::Purged,
-                false => Ending::Unwanted,
-            };
-            ctx.effects.end(&event.known_as(), ending);
+            ctx.effects
+                .end(&event.known_as(), Fate::of_all(Ending::Unwanted));
             return 1;
         }
         plain
@@ -72,7 +72,8 @@ impl Portal {
             }
         }
         if ctx.memory.is_erased(&self.id, &key) {
-            ctx.effects.end(&event.known_as(), Ending::Purged);
+            ctx.effects
+                .end(&event.known_as(), Fate::of_all(Ending::Purged));
         } else {
             self.note_unknown_property(&key.0, &event, ctx);
             let threads_are_read = || self.plan_of(&key.0, ctx.plans).thread;
@@ -214,7 +215,8 @@ impl Portal {
             cancelled.extend(lane.active.take());
         }
         for event in cancelled.iter().flat_map(|job| &job.events) {
-            ctx.effects.end(&event.known_as(), Ending::Purged);
+            ctx.effects
+                .end(&event.known_as(), Fate::of_all(Ending::Purged));
         }
         let active = self.lanes.get(key).and_then(|lane| lane.active.as_ref());
         if !active.is_some_and(Job::is_held) {
@@ -286,7 +288,8 @@ impl Portal {
     /// erased record is not read, whichever way an event leads to it.
     pub(super) fn append(&mut self, key: Key, event: Event, work: Work, ctx: &mut Context<'_>) {
         if matches!(work, Work::Read(_)) && ctx.memory.is_erased(&self.id, &key) {
-            ctx.effects.end(&event.known_as(), Ending::Purged);
+            ctx.effects
+                .end(&event.known_as(), Fate::of_all(Ending::Purged));
             return;
         }
         let lane = self.lanes.entry(key.clone()).or_default();

@@ -6,7 +6,8 @@ use crate::demand::Parts;
 use crate::enrich::assemble::{self, OwnerIds};
 use crate::enrich::cache::{Cached, DEFINITIONS_TTL, OWNERS_TTL, OwnerLookup, is_type_of};
 use crate::enrich::job::{Job, JobId, Key, PagesState, Reading, RecordOutcome, Work};
-use crate::enrich::protocol::Ending;
+use crate::enrich::ledger::Fate;
+use crate::enrich::protocol::Published;
 use crate::enrich::request::Request;
 use crate::event::{
     EnrichedEvent, Event, EventBody, EventId, Millis, OwnerId, TombstoneReason, Version,
@@ -302,8 +303,7 @@ impl Portal {
     pub(in crate::enrich) fn published(
         &mut self,
         key: &Key,
-        ending: Ending,
-        unlisted: &[EventId],
+        outcome: &Published,
         ctx: &mut Context<'_>,
     ) {
         self.progressed_at = ctx.now;
@@ -316,9 +316,7 @@ impl Portal {
         }) = &lane.active
         {
             for id in ids {
-                let is_listed = !unlisted.contains(id);
-                let ending = if is_listed { ending } else { Ending::Unwanted };
-                ctx.effects.end(id, ending);
+                ctx.effects.end(id, Fate::of(id, outcome));
             }
             lane.active = None;
             ctx.memory.confirmed(&self.id, key);

@@ -6,7 +6,8 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::enrich::job::Key;
-use crate::enrich::protocol::Ending;
+use crate::enrich::ledger::Fate;
+use crate::enrich::protocol::{Ending, Published};
 use crate::event::{Event, EventId};
 
 use super::{Context, Portal};
@@ -70,13 +71,13 @@ impl Portal {
     pub(in crate::enrich) fn plain_published(
         &mut self,
         id: &EventId,
-        ending: Ending,
+        outcome: &Published,
         ctx: &mut Context<'_>,
     ) {
         self.progressed_at = ctx.now;
         self.plain.under_way.remove(id);
         self.plain.known.remove(id);
-        ctx.effects.end_plain(id, ending);
+        ctx.effects.end_plain(&self.id, id, Fate::of(id, outcome));
     }
 
     /// Drops those of the plain events that have not reached the publisher that `keep` does not know.
@@ -97,7 +98,8 @@ impl Portal {
             let is_erasure = event.is_privacy_deletion();
             if !is_erasure && ctx.memory.survivor(&self.id, key_of(&event)) == *key {
                 self.plain.known.remove(&*event.known_as());
-                ctx.effects.end_plain(&event.known_as(), Ending::Purged);
+                let purged = Fate::of_all(Ending::Purged);
+                ctx.effects.end_plain(&self.id, &event.known_as(), purged);
             } else {
                 self.plain.waiting.push_back(event);
             }

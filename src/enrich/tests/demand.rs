@@ -33,7 +33,7 @@ fn world(destinations: &[&str]) -> World {
     world
 }
 
-fn deleted(id: &str, occurred_ms: i64, change: ObjectChange) -> Event {
+pub(super) fn deleted(id: &str, occurred_ms: i64, change: ObjectChange) -> Event {
     event(PORTAL, id, occurred_ms, change)
 }
 
@@ -265,12 +265,8 @@ fn after_a_loss_the_half_that_went_out_does_not_go_out_again() {
     world.deliver(vec![gone.clone()]);
     let is_tombstone = |message: &EnrichedEvent| message.data.tombstone.is_some();
     assert!(world.messages.iter().any(is_tombstone));
-    let (publish, ending) = world.unconfirmed.pop().unwrap();
-    world.tell(Input::Published {
-        publish,
-        ending,
-        unlisted: Vec::new(),
-    });
+    let (publish, outcome) = world.unconfirmed.pop().unwrap();
+    world.tell(Input::Published { publish, outcome });
     world.tell(Input::Lost);
     world.deliver(first.clone());
     world.deliver(vec![gone.clone()]);
@@ -321,12 +317,9 @@ fn events_that_no_copy_lists_end_unwanted() {
     world.confirm = false;
     world.deliver(vec![changed("1", 1, "x"), created("1", 2)]);
     world.settle();
-    let (publish, ending) = world.unconfirmed.pop().unwrap();
-    world.tell(Input::Published {
-        publish,
-        ending,
-        unlisted: vec![created("1", 2).id],
-    });
+    let (publish, _) = world.unconfirmed.pop().unwrap();
+    let outcome = everybody_has(&[changed("1", 1, "x")]);
+    world.tell(Input::Published { publish, outcome });
     assert_eq!(
         (world.ending("delivered"), world.ending("unwanted")),
         (1, 1)

@@ -6,7 +6,8 @@ use std::time::Duration;
 use crm_relay::enrich::{DeliveryId, Engine, Input, Note, Source};
 use crm_relay::event::{DeadLetter, Erased, Erasure, Event, Millis, Searched};
 
-use super::{Happening, World};
+use super::suspects::Suspects;
+use super::{Happening, LIVES_MAX, World};
 
 /// An acknowledgement younger than this may not have reached the broker when the session breaks.
 const ACK_TRAVELS: Duration = Duration::from_millis(20);
@@ -14,7 +15,11 @@ const ACK_TRAVELS: Duration = Duration::from_millis(20);
 /// A batch as the bus holds it.
 #[derive(Clone)]
 pub(super) struct Message {
+    /// Tells it from others.
+    pub(super) id: u64,
     pub(super) events: Vec<Event>,
+    /// How often it was delivered before.
+    pub(super) count: u32,
 }
 
 pub(super) struct Taken {
@@ -33,11 +38,22 @@ pub(super) struct Bus {
     /// Acknowledged just now.
     pub(super) acked: Vec<(Millis, Taken)>,
     pub(super) last_tag: u64,
+    pub(super) last_message: u64,
     pub(super) connected: bool,
     pub(super) backlog_open: bool,
 }
 
 impl Bus {
+    /// A message that was never delivered.
+    pub(super) fn message(&mut self, events: Vec<Event>) -> Message {
+        self.last_message += 1;
+        Message {
+            id: self.last_message,
+            events,
+            count: 0,
+        }
+    }
+
     /// A pass over the dead letters, as a worker makes it.
     pub(super) fn search(&mut self, erasure: &Erasure) {
         let mut erased = Erased::default();
@@ -64,6 +80,7 @@ impl World {
             self.tell(Input::Lost)?;
         } else if self.bus.backlog_open && self.dice.chance(self.weather.lost_backlog) {
             self.coverage.note("backlog's session lost");
+            self.suspects.survive(&self.bus);
             self.give_back(Some(Source::Backlog));
             self.checks.disturbed = true;
         } else if self.weather.revoked > 0 && self.dice.chance(self.weather.revoked) {
@@ -81,7 +98,8 @@ impl World {
         self.trace(|| "crash".to_owned());
         self.life += 1;
         self.lose_session();
-        self.engine = Engine::new(self.plans.clone(), self.life)
+        self.suspects = Suspects::default();
+        self.engine = Engine::new(self.plans.clone(), self.seed * LIVES_MAX + self.life)
             .with_budget_share(self.share)
             .with_window(self.weather.window);
         self.restore();
@@ -103,6 +121,7 @@ impl World {
         self.checks.disturbed = true;
         self.bus.connected = false;
         self.bus.backlog_open = false;
+        self.suspects.survive(&self.bus);
         self.give_back(None);
         let delay = self.dice.millis(100, 5_000);
         let life = self.life;
@@ -121,13 +140,11 @@ impl World {
             .extract_if(.., |_, taken| is_meant(taken))
             .map(|(_, taken)| taken)
             .collect();
-        for taken in young
-            .map(|(_, taken)| taken)
-            .chain(unsettled)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .rev()
-        {
+        let stood_for_one = self.suspects.forget(&bus.unsettled);
+        let all = young.map(|(_, taken)| taken).chain(unsettled);
+        let all = all.filter(|taken| Some(taken.message.id) != stood_for_one);
+        for mut taken in all.collect::<Vec<_>>().into_iter().rev() {
+            taken.message.count += 1;
             match taken.from {
                 Source::Intake => bus.intake.push_front(taken.message),
                 Source::Backlog => bus.backlog.push_front(taken.message),
@@ -157,7 +174,6 @@ impl World {
             let Some(message) = message else { break };
             bus.last_tag += 1;
             let tag = bus.last_tag;
-            let events = message.events.clone();
             let since = self.now;
             bus.unsettled.insert(
                 tag,
@@ -167,12 +183,27 @@ impl World {
                     message,
                 },
             );
-            self.tell(Input::Batch {
-                delivery: DeliveryId(tag),
-                events,
-                from,
-            })?;
+            if self.is_suspect(tag) {
+                self.suspects.waiting.push_back(tag);
+            } else if self.suspects.are_there() {
+                self.suspects.held.push_back(tag);
+            } else {
+                self.hand_over(tag)?;
+            }
         }
-        Ok(())
+        self.try_suspects()
+    }
+
+    /// The engine gets a delivery.
+    pub(super) fn hand_over(&mut self, tag: u64) -> Result<(), String> {
+        let Some(taken) = self.bus.unsettled.get(&tag) else {
+            return Ok(());
+        };
+        let (events, from) = (taken.message.events.clone(), taken.from);
+        self.tell(Input::Batch {
+            delivery: DeliveryId(tag),
+            events,
+            from,
+        })
     }
 }

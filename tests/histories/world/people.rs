@@ -7,9 +7,12 @@ use crm_relay::enrich::Input;
 use crm_relay::enrich::budget::Share;
 use crm_relay::event::{Event, PortalId};
 
-use super::bus::Message;
 use super::{Happening, World};
+
 use crate::trace;
+
+/// One event of so many thousands is the one that kills.
+const DEADLY: u64 = 100;
 
 impl World {
     /// The most calls of ours that a window of HubSpot's may hold.
@@ -91,6 +94,9 @@ impl World {
                 ..event
             };
             self.checks.accept(&event);
+            if self.weather.deadly && self.deadly.is_none() && self.dice.chance(DEADLY) {
+                self.deadly = Some(event.id.clone());
+            }
             self.coverage.events += 1;
             let batch = batches.entry(event.portal_id.clone()).or_default();
             let at = if self.dice.chance(self.weather.shuffled) {
@@ -102,9 +108,8 @@ impl World {
         }
         for events in batches.into_values() {
             for chunk in events.chunks(100) {
-                self.bus.intake.push_back(Message {
-                    events: chunk.to_vec(),
-                });
+                let message = self.bus.message(chunk.to_vec());
+                self.bus.intake.push_back(message);
             }
         }
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crm_relay::enrich::{NoteId, PublishId};
 use crm_relay::event::{Audience, DeadLetter, DeadLetterReason, Event, EventId, Replay, Stage};
 
-use super::bus::Message;
-use super::{ALL, Happening, Publishing, World};
+use super::{Happening, Publishing, World};
+use crate::ledger::ALL;
 
 impl World {
     /// The broker takes a message and confirms it; or takes it and the confirm is lost; or refuses it.
@@ -23,7 +23,10 @@ impl World {
         if !refused {
             match &what {
                 Publishing::Message(message) => self.checks.landed(message, &self.hubspot)?,
-                Publishing::Letter(letter) => self.bury(letter),
+                Publishing::Letter(letter) => {
+                    self.checks.buried(letter);
+                    self.bury(letter);
+                }
                 Publishing::Search(erasure) => self.bus.search(erasure),
                 Publishing::Plain(_) => {}
             }
@@ -110,7 +113,8 @@ impl World {
             })
             .collect();
         events.iter().for_each(|event| self.checks.accept(event));
-        self.bus.intake.push_back(Message { events });
+        let message = self.bus.message(events);
+        self.bus.intake.push_back(message);
     }
 
     /// The changelog takes a note, and says so; or takes it and is not heard; or does not take it.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use crm_relay::audit::Report;
 use crm_relay::event::Millis;
 use crm_relay::simulator::{PortalOptions, Simulator, WebhookOptions};
 use hmac::{Hmac, KeyInit, Mac as _};
@@ -145,6 +146,22 @@ impl RelayProcess {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    /// What `crm-relay audit --json` says with these arguments, and whether it succeeds.
+    pub async fn audit(&self, arguments: &[&str]) -> (bool, Report) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_crm-relay"));
+        command
+            .args(["audit", "--json", "--config"])
+            .arg(self.config_path())
+            .args(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output());
+        let output = tokio::time::timeout(Duration::from_secs(60), output);
+        let output = output.await.unwrap().unwrap().unwrap();
+        let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+            panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
+        });
+        (output.status.success(), report)
     }
 
     /// SIGTERM, and waits for the end.

@@ -5,8 +5,6 @@
 //! finds the token in the last sixth of its life starts it and goes on with what there is. A portal that is
 //! not asked costs nothing.
 
-use std::hash::BuildHasher as _;
-use std::hash::RandomState;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +18,7 @@ use super::credential::{Bearer, Keep, NewToken, OAuthApp, TokenSource};
 use super::endpoint::{Endpoint, Grant, RefreshError};
 use crate::event::{Millis, PortalId};
 use crate::hubspot::call::CallError;
+use crate::jitter::{self, jittered};
 use crate::metrics::Metrics;
 
 /// The part of a token's life, at its end, in which it is renewed; begun up to half of that earlier, by chance, so that
@@ -315,7 +314,7 @@ impl OAuth {
             PARKED_PROBE
         } else {
             let step = RETRY_MIN.saturating_mul(2_u32.saturating_pow(failures - 1));
-            step.min(RETRY_MAX).mul_f64(0.5 + chance() / 2.0)
+            jittered(step.min(RETRY_MAX))
         };
         if is_news && error.is_permanent() {
             tracing::error!(portal.id = %self.portal_id, "the portal is parked, its events are kept: {error}");
@@ -352,7 +351,7 @@ impl Access {
         Self {
             authorization,
             obtained_at,
-            renew_at: obtained_at + life - last_part - last_part.mul_f64(chance() / 2.0),
+            renew_at: obtained_at + life - last_part - last_part.mul_f64(jitter::share() / 2.0),
             usable_until: obtained_at + life - EXPIRY_MARGIN_MAX.min(life / 20),
             expires_at: obtained_at_ms.after(life),
             refused: false,
@@ -363,10 +362,4 @@ impl Access {
     fn is_usable(&self, now: Instant) -> bool {
         !self.refused && now < self.usable_until
     }
-}
-
-/// From 0 to 1, by chance.
-fn chance() -> f64 {
-    let draw = RandomState::new().hash_one(()) >> 32;
-    draw as f64 / f64::from(u32::MAX)
 }

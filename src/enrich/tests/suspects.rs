@@ -1,0 +1,132 @@
+//! Events that may have killed their worker.
+
+use super::ledger::{account, counted};
+use super::*;
+
+/// Tells the engine to try an event alone, as delivery `tag`.
+fn suspect(world: &mut World, tag: u64, event: &Event) {
+    let events = vec![event.clone()];
+    world.unsettled.insert(tag, (Source::Intake, tag, events));
+    let event = Box::new(event.clone());
+    let delivery = DeliveryId(tag);
+    world.tell(Input::Suspect { delivery, event });
+}
+
+/// What comes after the worker died: it knows what was noted.
+fn next(world: World) -> World {
+    let mut next = counted(world.notes.len() as u64 + 2);
+    for note in &world.notes {
+        next.engine.restore(note.clone());
+    }
+    next.now = world.now;
+    next.record("1", 100, &[]);
+    next.notes = world.notes;
+    next
+}
+
+#[test]
+fn that_a_suspect_is_tried_is_noted_before_anything_is_asked_for_it() {
+    let mut world = counted(1);
+    world.record("1", 100, &[]);
+    let event = changed("1", 1, "x");
+    world
+        .unsettled
+        .insert(1, (Source::Intake, 1, vec![event.clone()]));
+    let suspect = Input::Suspect {
+        delivery: DeliveryId(1),
+        event: Box::new(event.clone()),
+    };
+    let outputs = world.engine.handle(world.now, suspect);
+    let [Output::Note { id, note }] = &outputs[..] else {
+        panic!("a note and nothing else: {outputs:?}");
+    };
+    let tried = Entry::Tried {
+        event: event.id.digest(),
+        times: 1,
+    };
+    assert_eq!(note.entries, [tried]);
+    assert!(!world.engine.is_idle());
+    world.tell(Input::Noted(*id));
+    world.settle();
+    assert_eq!(world.messages.len(), 1);
+    assert_eq!(world.acked, [1]);
+    assert!(!world.engine.is_suspect(&event), "it has ended");
+    assert!(world.engine.is_idle());
+}
+
+#[test]
+fn an_event_that_was_tried_thrice_becomes_a_dead_letter_and_is_not_asked_for() {
+    let event = changed("1", 1, "x");
+    let mut world = counted(1);
+    for tries in 0..3 {
+        assert_eq!(world.engine.is_suspect(&event), tries > 0);
+        suspect(&mut world, 10 + tries, &event);
+        assert!(world.letters.is_empty());
+        world = next(world);
+    }
+    suspect(&mut world, 20, &event);
+    world.settle();
+    assert!(world.calls.is_empty());
+    let letter = &world.letters[0];
+    assert_eq!(letter.routing_key(), "enrich.killed_worker");
+    assert_eq!(letter.events, [event.clone()]);
+    assert_eq!(world.acked, [20]);
+    let account = account(&world);
+    assert_eq!((account.ended, account.open), (1, 0));
+    assert!(
+        account
+            .destinations
+            .values()
+            .all(|endings| endings.dead == 1)
+    );
+    // Its repeat is known.
+    suspect(&mut world, 21, &event);
+    world.settle();
+    assert_eq!((world.letters.len(), world.acked.len()), (1, 2));
+}
+
+#[test]
+fn a_suspect_whose_session_was_lost_comes_again() {
+    let mut world = counted(1);
+    world.record("1", 100, &[]);
+    let event = changed("1", 1, "x");
+    world
+        .unsettled
+        .insert(1, (Source::Intake, 1, vec![event.clone()]));
+    let delivery = DeliveryId(1);
+    let boxed = Box::new(event.clone());
+    let outputs = world.engine.handle(
+        world.now,
+        Input::Suspect {
+            delivery,
+            event: boxed,
+        },
+    );
+    world.tell(Input::Lost);
+    for output in outputs {
+        if let Output::Note { id, note } = output {
+            world.notes.push(note);
+            world.tell(Input::Noted(id));
+        }
+    }
+    world.settle();
+    assert!(world.messages.is_empty() && world.acked.is_empty());
+    suspect(&mut world, 2, &event);
+    world.settle();
+    assert_eq!((world.messages.len(), &world.acked[..]), (1, &[2][..]));
+}
+
+#[test]
+fn a_suspect_that_cannot_be_asked_for_is_set_aside_and_not_blamed() {
+    let mut world = counted(1);
+    let broken = crate::hubspot::call::CallError::Unauthorized;
+    world.model.broken.insert(PORTAL.to_owned(), broken);
+    let event = changed("1", 1, "x");
+    for tag in 1..6 {
+        suspect(&mut world, tag, &event);
+        world.run_for(Duration::from_secs(120));
+        assert!(world.letters.is_empty());
+        assert!(!world.engine.is_suspect(&event));
+    }
+    assert!(world.set_aside >= 5);
+}
