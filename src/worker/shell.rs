@@ -26,7 +26,9 @@ use crate::enrich::{
     CallId, DeliveryId, Engine, EngineStats, Input, Note, NoteId, Output, PublishId, Published,
     Source,
 };
-use crate::event::{Batch, DeadLetter, DeadLetterReason, Erasure, Event, Millis, PortalId, Stage};
+use crate::event::{
+    Batch, BatchError, DeadLetter, DeadLetterReason, Erasure, Event, Millis, PortalId, Stage,
+};
 use crate::fan_out::Outbound;
 use crate::hubspot::call::{Answered, Call, CallError};
 use crate::hubspot::client::Changed;
@@ -273,12 +275,24 @@ impl Shell {
             && self.is_suspect(&delivery, batch.events())
         {
             let events = batch.events().to_vec();
-            return self.suspects.add(delivery, from, events);
+            let was_tried = events.iter().any(|event| self.engine.is_suspect(event));
+            return self.suspects.add(delivery, from, events, was_tried);
         }
         if self.suspects.are_there() {
             return self.suspects.hold(delivery, from);
         }
         let id = self.next_delivery();
+        self.take_up(id, delivery, batch, from);
+    }
+
+    /// Hands the engine what was delivered.
+    fn take_up(
+        &mut self,
+        id: DeliveryId,
+        delivery: Delivery,
+        batch: Result<Batch, BatchError>,
+        from: Source,
+    ) {
         let span = tracing::info_span!(
             "batch",
             partition = self.partition,
@@ -353,8 +367,14 @@ impl Shell {
         }
         while let Some(step) = self.suspects.next() {
             match step {
-                Step::Try(event, message, from) => self.try_suspect(event, message, from),
+                Step::Try(event, message, from) => self.try_suspect(*event, message, from),
                 Step::Settle(unsettled) => unsettled.ack(),
+                Step::TryWhole(delivery, from) => {
+                    let id = self.next_delivery();
+                    self.suspects.tries(id);
+                    let batch = Batch::decode(&delivery.message.body);
+                    self.take_up(id, delivery, batch, from);
+                }
                 Step::Take(delivery, from) => self.take(delivery, from),
             }
         }
@@ -406,10 +426,10 @@ impl Shell {
 
     fn acknowledge(&mut self, delivery: DeliveryId) {
         if let Some(taken) = self.unsettled.remove(&delivery) {
-            match taken.unsettled {
-                Some(unsettled) => unsettled.ack(),
-                None => self.suspects.settled(delivery),
+            if let Some(unsettled) = taken.unsettled {
+                unsettled.ack();
             }
+            self.suspects.settled(delivery);
             let duration_ms =
                 u64::try_from(taken.taken_at.elapsed().as_millis()).unwrap_or(u64::MAX);
             taken
@@ -636,8 +656,11 @@ impl Shell {
     /// Lets go of the deliveries that came `from` there, or of all; they come again.
     fn abandon(&mut self, from: Option<Source>) {
         let of_it = |taken: &Taken| from.is_none_or(|from| taken.from == from);
-        for (_, taken) in self.unsettled.extract_if(|_, taken| of_it(taken)) {
-            taken.unsettled.map(Unsettled::abandon);
+        for (id, taken) in self.unsettled.extract_if(|_, taken| of_it(taken)) {
+            if let Some(unsettled) = taken.unsettled {
+                unsettled.abandon();
+            }
+            self.suspects.settled(id);
         }
         self.suspects.abandon(from);
     }

@@ -143,6 +143,7 @@ impl Engine {
     pub(super) fn event_ended(&mut self, delivery: DeliveryId) {
         if self.is_tried(delivery) {
             self.trial = None;
+            self.changelog.hurry();
         }
         if self.admission.event_ended(delivery) {
             self.changelog.settle(delivery);

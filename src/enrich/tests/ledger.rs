@@ -134,12 +134,7 @@ fn the_ledger_takes_few_bytes_of_a_note() {
         idle.deliver(vec![changed(&id, n, "x")]);
         idle.settle();
     }
-    let (note, single) = bytes(&idle.notes);
-    println!(
-        "alone in its note: {} bytes, {} the ledger's",
-        note / 20,
-        single / 20
-    );
+    let (_, single) = bytes(&idle.notes);
     // A few notes of many events, as under load.
     let mut busy = counted(1);
     for n in 0..1_000 {
@@ -154,11 +149,7 @@ fn the_ledger_takes_few_bytes_of_a_note() {
     let (ended, arrived) = tallies.fold((0, 0), |(ended, arrived), tally| {
         (ended + tally.ended.len(), arrived + tally.arrived.len())
     });
-    let (notes, many) = bytes(&busy.notes);
-    println!(
-        "{ended} events, {arrived} of them noted as open before, in {} notes: {notes} bytes, {many} the ledger's",
-        busy.notes.len()
-    );
+    let (_, many) = bytes(&busy.notes);
     // A portal that waits.
     let mut waiting = counted(1);
     let broken = CallError::Unauthorized;
@@ -166,7 +157,6 @@ fn the_ledger_takes_few_bytes_of_a_note() {
     waiting.deliver((0..100).map(|n| created(&n.to_string(), n)).collect());
     waiting.run_for(Duration::from_secs(5));
     let (_, arrival) = bytes(&waiting.notes);
-    println!("100 events that wait: {arrival} bytes");
     assert_eq!(ended, 1_000);
     assert!(single / 20 <= 70, "{single}");
     assert!(

@@ -69,7 +69,7 @@ fn an_event_that_was_tried_thrice_becomes_a_dead_letter_and_is_not_asked_for() {
     assert!(world.calls.is_empty());
     let letter = &world.letters[0];
     assert_eq!(letter.routing_key(), "enrich.killed_worker");
-    assert_eq!(letter.events, [event.clone()]);
+    assert_eq!(letter.events, std::slice::from_ref(&event));
     assert_eq!(world.acked, [20]);
     let account = account(&world);
     assert_eq!((account.ended, account.open), (1, 0));
