@@ -150,8 +150,8 @@ impl<'b> Walk<'b> {
         }
     }
 
-    /// Whether there are so many letters again. The bus takes back what a consumer held a moment after it was closed. Who counts before would miss it, and what the
-    /// next consumer held might be back sooner.
+    /// Whether there are so many letters again, or soon. The bus takes back what a consumer held a moment after it was closed: who
+    /// counts before would miss it, and what the next consumer held might be back sooner.
     async fn is_back(&self, depth: u64) -> bool {
         let until = Instant::now() + BACK_MAX;
         while Instant::now() < until {
