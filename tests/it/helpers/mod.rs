@@ -5,6 +5,7 @@ pub mod bus;
 pub mod contract;
 pub mod queue;
 pub mod relay;
+pub mod signature;
 
 use std::time::Duration;
 
