@@ -21,7 +21,7 @@ const SLOW: Flow = Flow::Slow(20_000);
 /// How many descriptors a process may still open when they are exhausted.
 const DESCRIPTORS_LEFT: usize = 1;
 /// More than any disk has free.
-const DISK_ALARM: &str = "1000TB";
+const DISK_ALARM: &str = "100000GB";
 const NO_DISK_ALARM: &str = "1MB";
 /// Of calls, those that HubSpot answers badly.
 const BAD_ANSWERS: f64 = 0.7;

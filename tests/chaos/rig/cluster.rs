@@ -62,6 +62,17 @@ impl Cluster {
         }
     }
 
+    /// How many nodes hold a copy of each queue: the fewest.
+    pub fn fewest_copies(&self) -> usize {
+        let listing = self.ctl(&["list_queues", "name", "members", "--no-table-headers"]);
+        let copies = listing
+            .lines()
+            .map(|line| line.matches("@localhost").count());
+        // A queue that workers hear of one another by lives with its connection.
+        let copies = copies.filter(|copies| *copies > 0);
+        copies.min().unwrap_or_default()
+    }
+
     /// What `rabbitmqctl` says of a node that lives.
     pub fn ctl(&self, args: &[&str]) -> String {
         let node = self.nodes.iter().find(|node| node.lives());

@@ -96,6 +96,8 @@ impl Deployment {
         }
         let queues = Self::queues();
         tokio::task::block_in_place(|| deployment.cluster.await_registered(&queues));
+        let copies = tokio::task::block_in_place(|| deployment.cluster.fewest_copies());
+        assert_eq!(copies, size.nodes, "every node has a copy of every queue");
         deployment
     }
 

@@ -332,7 +332,7 @@ impl Load {
         }
         let mut state = self.state.lock().unwrap();
         state.in_flight -= 1;
-        let given_up = !good && batch.attempt >= ATTEMPTS_MAX;
+        let given_up = !good && batch.attempt == ATTEMPTS_MAX;
         if given_up {
             self.answers.given_up.fetch_add(1, Ordering::Relaxed);
         }
