@@ -12,7 +12,7 @@ use crate::rig::becomes;
 use crate::rig::checker::Checker;
 use crate::rig::deployment::{Deployment, Size};
 use crate::rig::dice::Dice;
-use crate::rig::ledger::Ledger;
+use crate::rig::ledger::{Destination, Ledger};
 use crate::rig::load::Load;
 
 /// How long everything may take to flow again after a fault was healed.
@@ -21,6 +21,8 @@ const RECOVERY_MAX: Duration = Duration::from_secs(180);
 const PAUSE_MS: (u64, u64) = (300, 2_000);
 /// Of a thousand faults, those that another joins.
 const PAIRS: u64 = 200;
+/// How long messages pile up before they are taken away.
+const PILE_UP: Duration = Duration::from_secs(12);
 /// How long HubSpot may take to have everything answered in the end.
 const ANSWERS_MAX: Duration = Duration::from_secs(300);
 /// How long what is under way in the end may take to come, if something comes.
@@ -146,9 +148,21 @@ pub async fn run(plan: &Plan) -> Outcome {
         died.extend(stage.parts.revive());
         tokio::time::sleep(dice.millis(PAUSE_MS.0, PAUSE_MS.1)).await;
     }
+    if plan.sabotage {
+        sabotage(&stage).await;
+    }
     let answered = stage.drain().await;
     // `crm-relay audit` belongs here: the relay's own ledger must have no hole either.
     outcome(plan, stage, incidents, died, answered)
+}
+
+/// A test of the test: messages that are taken away must be missed.
+async fn sabotage(stage: &Stage) {
+    stage.checker.pause(Destination::All, true);
+    tokio::time::sleep(PILE_UP).await;
+    let queue = Deployment::destination(Destination::All);
+    tokio::task::block_in_place(|| stage.parts.cluster.ctl(&["purge_queue", &queue]));
+    stage.checker.pause(Destination::All, false);
 }
 
 /// Every fault once, in random order; after that comes the next round.

@@ -25,6 +25,8 @@ const DISK_ALARM: &str = "100000GB";
 const NO_DISK_ALARM: &str = "1MB";
 /// Of calls, those that HubSpot answers badly.
 const BAD_ANSWERS: f64 = 0.7;
+/// What HubSpot says when a portal is moved.
+const RETRY_AFTER_S: u32 = 2;
 /// How far clocks jump.
 const JUMPS: [&str; 4] = ["+3600", "-3600", "+90", "-90"];
 /// How old HubSpot's answers are when they are stale.
@@ -299,6 +301,8 @@ impl Fault {
                     probability: BAD_ANSWERS,
                     path: String::new(),
                 }],
+                // Without a word the relay waits for a minute after 477; HubSpot says how long.
+                retry_after_s: (fault == Hiccup::Status(477)).then_some(RETRY_AFTER_S),
                 ..Faults::default()
             }),
             Self::StaleReads => parts.simulator.control().set_dials(Dials {

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 const USAGE: &str = "\
 cargo test --release --test chaos -- --run [--quick] [--seed N] [--faults N] [--notifications N] [--minutes N]
-           [--rate N] [--nodes N] [--only TEXT] [--soak HOURS] [--out FOLDER]
+           [--rate N] [--nodes N] [--only TEXT] [--sabotage] [--soak HOURS] [--out FOLDER]
   --quick             a few minutes, one node of RabbitMQ
   --seed N            which faults strike, and when [default: 1]
   --faults N          how many at least [default: 200]
@@ -29,7 +29,8 @@ cargo test --release --test chaos -- --run [--quick] [--seed N] [--faults N] [--
   --rate N            notifications a second, as long as they come out [default: 3000]
   --nodes N           of RabbitMQ [default: 3]
   --only TEXT         faults whose name has this
-  --soak HOURS        instead: a steady rate, while portals, workers and the broker come and go
+  --sabotage          takes messages away behind everybody's back, so the run must fail
+  --soak HOURS        instead, also parts of one: a steady rate, while portals, workers and the broker come and go
   --out FOLDER        where report.md and the processes' folders go [default: target/chaos]";
 
 /// How much of everything.
@@ -44,6 +45,8 @@ pub struct Plan {
     faults: usize,
     notifications: u64,
     most: Duration,
+    /// Whether to see that the campaign notices what is lost.
+    pub sabotage: bool,
     only: String,
     soak: Option<Duration>,
     out: PathBuf,
@@ -65,7 +68,11 @@ impl Plan {
                 "--rate" => plan.rate = number(&value()?)? as f64,
                 "--nodes" => plan.nodes = number(&value()?)? as usize,
                 "--only" => plan.only = value()?,
-                "--soak" => plan.soak = Some(Duration::from_secs(3_600 * number(&value()?)?)),
+                "--sabotage" => plan.sabotage = true,
+                "--soak" => {
+                    let hours: f64 = value()?.parse().map_err(|_| "--soak needs hours")?;
+                    plan.soak = Some(Duration::from_secs_f64(3_600.0 * hours));
+                }
                 "--out" => plan.out = value()?.into(),
                 // What `cargo test` was given for other targets.
                 _ if !runs => return Ok(None),
@@ -86,6 +93,7 @@ impl Plan {
             faults: 200,
             notifications: 5_000_000,
             most: Duration::from_secs(4 * 3_600),
+            sabotage: false,
             only: String::new(),
             soak: None,
             out: PathBuf::from("target/chaos"),

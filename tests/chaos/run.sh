@@ -4,6 +4,7 @@
 #   SEED=7 FAULTS=200 NOTIFICATIONS=5000000 make chaos    the long campaign; MINUTES=240 ends it, whatever came until then
 #   QUICK=1 make chaos                                    five minutes, on the program as `cargo test` builds it
 #   SOAK=8 make chaos                                     hours at a steady rate
+#   SABOTAGE=1 QUICK=1 FAULTS=1 make chaos                must fail: messages are taken away
 #
 # As root a spool gets a small disk that can be full; with libfaketime clocks jump. What cannot be had is left out.
 set -euo pipefail
@@ -21,6 +22,9 @@ profile=(--release)
 if [ -n "${QUICK:-}" ]; then
     arguments+=(--quick)
     profile=()
+fi
+if [ -n "${SABOTAGE:-}" ]; then
+    arguments+=(--sabotage)
 fi
 for name in SEED FAULTS NOTIFICATIONS MINUTES RATE NODES ONLY SOAK OUT; do
     if [ -n "${!name:-}" ]; then

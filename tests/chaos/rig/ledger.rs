@@ -194,3 +194,46 @@ fn lacks(entry: &Entry) -> impl Iterator<Item = Destination> {
     let lacks = move |one: &Destination| entry.fate & (one.seen() | one.dead()) == 0;
     Destination::EACH.into_iter().filter(wants).filter(lacks)
 }
+
+#[cfg(test)]
+#[allow(
+    dead_code,
+    reason = "run as a part of tests/it; the campaign itself has no harness"
+)]
+mod tests {
+    use super::*;
+
+    fn lacking(ledger: &Ledger) -> Vec<(u64, Destination)> {
+        let missing = ledger.missing().into_iter();
+        missing.map(|one| (one.number, one.destination)).collect()
+    }
+
+    #[test]
+    fn what_was_answered_is_missed_at_every_destination_that_wants_it_until_it_comes_or_dies() {
+        let ledger = Ledger::default();
+        let [plain, narrow, other] = [PLAIN_PORTAL, NARROW_PORTAL, 2].map(|one| ledger.make(one));
+        assert_eq!(lacking(&ledger), [], "nobody was answered");
+        [plain, narrow, other].map(|number| ledger.answered(number));
+        let all = Destination::All;
+        let each = [
+            (plain, all),
+            (plain, Destination::Plain),
+            (narrow, all),
+            (narrow, Destination::Narrow),
+            (other, all),
+        ];
+        assert_eq!(lacking(&ledger), each);
+        assert_eq!(ledger.came(plain, all), Some(false));
+        assert_eq!(ledger.came(plain, all), Some(true), "the same once more");
+        ledger.died(narrow, Some(Destination::Narrow));
+        assert_eq!(
+            lacking(&ledger),
+            [(plain, Destination::Plain), (narrow, all), (other, all)]
+        );
+        ledger.died(plain, None);
+        ledger.came(narrow, all);
+        ledger.came(other, all);
+        assert_eq!(lacking(&ledger), []);
+        assert_eq!(ledger.came(other + 1, all), None, "nobody sent that");
+    }
+}
