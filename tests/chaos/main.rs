@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 const USAGE: &str = "\
 cargo test --release --test chaos -- --run [--quick] [--seed N] [--faults N] [--notifications N] [--minutes N]
            [--rate N] [--nodes N] [--only TEXT] [--sabotage] [--soak HOURS] [--out FOLDER]
@@ -155,13 +157,25 @@ fn main() -> ExitCode {
     // Fails only when a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let (text, failures) = runtime.block_on(async {
+    let run = async {
         if let Some(time) = plan.soak {
             return soak::run(&plan, time).await;
         }
         let outcome = campaign::run(&plan).await;
         (outcome.markdown(), outcome.failures())
+    };
+    // Who is told to stop takes its processes along.
+    let ended = runtime.block_on(async {
+        let mut told = signal(SignalKind::terminate()).expect("a signal handler");
+        tokio::select! {
+            ended = run => Some(ended),
+            _ = tokio::signal::ctrl_c() => None,
+            _ = told.recv() => None,
+        }
     });
+    let Some((text, failures)) = ended else {
+        return ExitCode::FAILURE;
+    };
     write(&plan.out, &text);
     if failures.is_empty() {
         ExitCode::SUCCESS

@@ -25,7 +25,7 @@ pub const SPOOLING: usize = 0;
 /// Asked for, though nothing is sealed here.
 const PORTALS_KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 /// A destination that holds so much, and no more.
-const NARROW_BYTES: &str = "200 KB";
+const NARROW_BYTES: &str = "30 KB";
 /// What the spool may hold, and the file system of its own that it is on.
 const SPOOL_BYTES_MAX: &str = "256 MiB";
 const SPOOL_DISK_BYTES: u64 = 64 << 20;

@@ -213,7 +213,7 @@ mod tests {
         let ledger = Ledger::default();
         let [plain, narrow, other] = [PLAIN_PORTAL, NARROW_PORTAL, 2].map(|one| ledger.make(one));
         assert_eq!(lacking(&ledger), [], "nobody was answered");
-        [plain, narrow, other].map(|number| ledger.answered(number));
+        (plain..=other).for_each(|number| ledger.answered(number));
         let all = Destination::All;
         let each = [
             (plain, all),
