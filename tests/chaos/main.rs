@@ -109,7 +109,7 @@ impl Plan {
             nodes: 1,
             workers: 2,
             portals: 3,
-            rate: 200.0,
+            rate: 100.0,
             faults: 20,
             notifications: 1,
             most: Duration::from_secs(4 * 60),

@@ -61,7 +61,7 @@ pub async fn run(plan: &Plan, time: Duration) -> (String, Vec<String>) {
         ));
     }
     let mut text = format!(
-        "Seed {}, {} nodes of RabbitMQ, {} minutes, {} comings and goings, {} notifications answered 2xx, {} lost, \
+        "Seed {}, nodes of RabbitMQ: {}, {} minutes, {} comings and goings, {} notifications answered 2xx, {} lost, \
          {} promises broken.\n\n| minute |",
         plan.seed,
         plan.nodes,
