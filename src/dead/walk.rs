@@ -22,7 +22,7 @@ const CLAIM_INTERVAL: Duration = Duration::from_millis(200);
 /// How long to wait until the bus has taken back what was held.
 const BACK_MAX: Duration = Duration::from_secs(5);
 /// How often that is looked at.
-const BACK_INTERVAL: Duration = Duration::from_millis(50);
+const BACK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why the dead letters cannot be walked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,11 +60,13 @@ pub async fn claimed(bus: &dyn Bus, patience: Duration) -> Result<Option<Claim>,
 pub(super) struct Walk<'b> {
     bus: &'b dyn Bus,
     claim: Claim,
-    /// Each with how many letters it is still to bring.
+    /// Each with how many letters it brought.
     consumers: Vec<(Consumer, usize)>,
+    /// How many the last of them is still to bring.
+    coming: usize,
     /// What was taken, by its place.
     held: Vec<Unsettled>,
-    /// Letters to take, the consumers' included.
+    /// How many are still to be taken.
     left: usize,
     depth: u64,
 }
@@ -78,6 +80,7 @@ impl<'b> Walk<'b> {
             bus,
             claim,
             consumers: Vec::new(),
+            coming: 0,
             held: Vec::new(),
             left: usize::try_from(depth).unwrap_or(usize::MAX).min(HELD_MAX),
             depth,
@@ -99,18 +102,19 @@ impl<'b> Walk<'b> {
         if self.left == 0 {
             return Ok(None);
         }
-        if self.consumers.last().is_none_or(|(_, count)| *count == 0) {
-            let count = self.left.min(usize::from(self.claim.window()));
-            let prefetch = u16::try_from(count).unwrap_or(u16::MAX);
+        if self.coming == 0 {
+            self.coming = self.left.min(usize::from(self.claim.window()));
+            let prefetch = u16::try_from(self.coming).unwrap_or(u16::MAX);
             let consumer = self.bus.consume(Queue::DeadLetters, prefetch);
-            self.consumers.push((consumer, count));
+            self.consumers.push((consumer, 0));
         }
-        let Some((consumer, count)) = self.consumers.last_mut() else {
+        let Some((consumer, taken)) = self.consumers.last_mut() else {
             return Ok(None);
         };
         match timeout(QUIET, consumer.next()).await {
             Ok(Some(Consumed::Delivery(delivery))) => {
-                *count -= 1;
+                *taken += 1;
+                self.coming -= 1;
                 self.left -= 1;
                 self.held.push(delivery.unsettled);
                 Ok(Some((self.held.len() - 1, delivery.message)))
@@ -123,8 +127,10 @@ impl<'b> Walk<'b> {
         }
     }
 
-    /// Takes the letters at the places `gone` away for good, and hands back the others.
+    /// Takes the letters at the places `gone` away for good, and hands back the others. They keep their order if none goes; else a
+    /// consumer that has lost one is given what another hands back, and some come to stand behind others.
     pub(super) async fn end(mut self, gone: &BTreeSet<usize>) {
+        let left = Vec::from_iter((0..self.held.len()).filter(|place| !gone.contains(place)));
         for (place, unsettled) in self.held.drain(..).enumerate() {
             if gone.contains(&place) {
                 unsettled.ack();
@@ -132,25 +138,34 @@ impl<'b> Walk<'b> {
                 unsettled.abandon();
             }
         }
-        for (consumer, _) in self.consumers.drain(..) {
+        let mut back = self.depth.saturating_sub(u64_of(left.len() + gone.len()));
+        let (mut first, mut waits) = (0, true);
+        for (consumer, taken) in std::mem::take(&mut self.consumers) {
+            let of_it = first..first + taken;
+            first = of_it.end;
             consumer.close().await;
+            back += u64_of(left.iter().filter(|place| of_it.contains(*place)).count());
+            // Where others take letters too, they are not all to be seen again.
+            waits = waits && self.is_back(back).await;
         }
-        self.await_back(gone.len()).await;
     }
 
-    /// The bus takes back what a consumer held a moment after it was closed. Whoever counts before would miss it.
-    async fn await_back(&self, gone: usize) {
-        let expected = self
-            .depth
-            .saturating_sub(u64::try_from(gone).unwrap_or(u64::MAX));
+    /// Whether there are so many letters again, or soon. The bus takes back what a consumer held a moment after it was closed: who
+    /// counts before would miss it, and what the next consumer held might be back sooner.
+    async fn is_back(&self, depth: u64) -> bool {
         let until = Instant::now() + BACK_MAX;
         while Instant::now() < until {
             match self.bus.depth(Queue::DeadLetters).await {
-                Ok(depth) if depth < expected => sleep(BACK_INTERVAL).await,
-                _ => return,
+                Ok(found) if found < depth => sleep(BACK_INTERVAL).await,
+                found => return found.is_ok(),
             }
         }
+        false
     }
+}
+
+fn u64_of(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 impl Drop for Walk<'_> {

@@ -128,7 +128,8 @@ impl Job {
     /// Whether the message of this job goes to those whom `event` is for. A destination to which a copy is replayed gets a
     /// message of its own.
     fn is_for_the_same(&self, event: &Event) -> bool {
-        self.events.iter().all(|one| one.only() == event.only())
+        let mut events = self.events.iter().take(1);
+        events.all(|one| one.only() == event.only())
     }
 
     /// Whether all of it is replayed.
