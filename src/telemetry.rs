@@ -5,20 +5,24 @@
 //! Both are off whatever the filter says.
 
 use std::io::{self, IsTerminal as _};
+use std::time::Instant;
 
 use tracing::{Level, Metadata, Subscriber};
-use tracing_subscriber::filter::{ParseError, filter_fn};
+use tracing_subscriber::filter::{FilterExt as _, ParseError, dynamic_filter_fn, filter_fn};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry};
 
 use crate::config::{LogConfig, LogFormat};
+use crate::seldom::Seldom;
 
 /// Libraries that talk a lot below these levels; lapin calls every closed channel an error, also those on which we
 /// only ask whether a queue is there, and what matters of the rest we log ourselves. A directive of `log.filter` for the same target wins.
 const CALMED: &str = "lapin=warn,lapin::channel=off,actix_server=warn,actix_http=warn,hyper_util=warn,h2=warn,rustls=warn,reqwest=warn";
 /// Where lapin logs message bodies, at any level.
 const BODIES: &str = "lapin::returned_messages";
+/// Who logs an error for each connection of a stranger's that speaks no HTTP.
+const STRANGERS: &str = "actix_http";
 /// Whose modules log frames at `trace`: bodies byte by byte, and the login.
 const FRAMES: &str = "lapin";
 /// What may stand alone in a filter; any other word alone would be taken for a target and silence the rest.
@@ -106,7 +110,11 @@ where
             .with_span_list(true)
             .boxed(),
     };
-    let layer = layer.with_filter(filter_fn(has_no_bodies));
+    let seldom = Seldom::new();
+    let tells = dynamic_filter_fn(move |metadata, _| {
+        !is_about_strangers(metadata) || seldom.may_tell(STRANGERS, Instant::now()).is_some()
+    });
+    let layer = layer.with_filter(filter_fn(has_no_bodies).and(tells));
     Ok(Box::new(
         Registry::default().with(filter(config)?).with(layer),
     ))
@@ -116,6 +124,11 @@ fn has_no_bodies(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
     let is_frames = target.starts_with(FRAMES) && *metadata.level() == Level::TRACE;
     !is_frames && !target.starts_with(BODIES)
+}
+
+/// Whether somebody who sends what is no request can cause such a line.
+fn is_about_strangers(metadata: &Metadata<'_>) -> bool {
+    metadata.target().starts_with(STRANGERS) && *metadata.level() <= Level::WARN
 }
 
 #[cfg(test)]
@@ -181,6 +194,18 @@ mod tests {
         });
         assert!(!text.contains("a frame with a body"), "{text}");
         assert!(text.contains("a state"), "{text}");
+    }
+
+    #[test]
+    fn strangers_cause_a_line_and_not_one_each() {
+        let text = logged(LogFormat::Human, "info", || {
+            for _ in 0..100 {
+                tracing::error!(target: "actix_http::h1::dispatcher", "no HTTP");
+                tracing::error!(target: "crm_relay", "ours");
+            }
+        });
+        assert_eq!(text.matches("no HTTP").count(), 1);
+        assert_eq!(text.matches("ours").count(), 100);
     }
 
     #[test]

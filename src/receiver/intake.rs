@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use actix_web::http::Method;
 use actix_web::http::header::{ALLOW, CONTENT_LENGTH};
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument as _;
 
@@ -74,7 +75,7 @@ impl Shared {
     async fn take(
         self: Arc<Self>,
         http: &HttpRequest,
-        payload: web::Payload,
+        payload: &mut web::Payload,
         summary: &mut Summary,
     ) -> Outcome {
         // Strangers take no place from HubSpot, and nothing of theirs is read.
@@ -256,19 +257,26 @@ pub(super) async fn answer(
         .await
 }
 
-async fn work(http: HttpRequest, payload: web::Payload, shared: Arc<Shared>) -> HttpResponse {
+async fn work(http: HttpRequest, mut payload: web::Payload, shared: Arc<Shared>) -> HttpResponse {
     let started = Instant::now();
     let mut summary = Summary::default();
-    let outcome = Arc::clone(&shared).take(&http, payload, &mut summary).await;
+    let outcome = Arc::clone(&shared)
+        .take(&http, &mut payload, &mut summary)
+        .await;
     shared.count_outcome(outcome);
     log(outcome, &summary, started.elapsed(), &shared.seldom);
-    outcome.response()
+    let mut response = outcome.response();
+    if outcome.leaves_a_body() {
+        // Were it dropped now, the server would read on to its end, and one in chunks need not have any.
+        response.extensions_mut().insert(payload);
+    }
+    response
 }
 
 /// Reads the whole body: at most `max` bytes, at most [`BODY_DEADLINE`] long.
 async fn read_body(
     http: &HttpRequest,
-    payload: web::Payload,
+    payload: &mut web::Payload,
     max: usize,
 ) -> Result<Bytes, Outcome> {
     let announced = http.headers().get(CONTENT_LENGTH);
@@ -276,13 +284,20 @@ async fn read_body(
     if announced.is_some_and(|length| length > max as u64) {
         return Err(Outcome::TooLarge);
     }
-    let body = tokio::time::timeout(BODY_DEADLINE, payload.to_bytes_limited(max)).await;
-    match body {
-        Ok(Ok(Ok(body))) => Ok(body),
-        Ok(Err(_too_large)) => Err(Outcome::TooLarge),
-        Ok(Ok(Err(_broken))) => Err(Outcome::Incomplete),
-        Err(_elapsed) => Err(Outcome::Incomplete),
+    let body = tokio::time::timeout(BODY_DEADLINE, collect(payload, max)).await;
+    body.unwrap_or(Err(Outcome::Incomplete))
+}
+
+async fn collect(payload: &mut web::Payload, max: usize) -> Result<Bytes, Outcome> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|_broken| Outcome::Incomplete)?;
+        if chunk.len() > max - body.len() {
+            return Err(Outcome::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
     }
+    Ok(body.freeze())
 }
 
 /// Whether every one of the `expected` messages was confirmed; the log tells the first that was not.

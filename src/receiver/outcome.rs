@@ -64,7 +64,7 @@ impl Outcome {
     }
 
     /// Whether the body, or what is left of it, was not read and will not be.
-    fn leaves_a_body(self) -> bool {
+    pub(super) fn leaves_a_body(self) -> bool {
         match self {
             Self::TooLarge | Self::Incomplete | Self::Overloaded | Self::Unauthorized(_) => true,
             Self::Accepted | Self::NotAnArray | Self::Unavailable => false,

@@ -107,7 +107,8 @@ fn tls_fault<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> 
 
 fn certificate_fault(fault: &CertificateError, peer: &str, section: &str) -> String {
     match fault {
-        CertificateError::UnknownIssuer => format!(
+        // The second: of an authority that has the name of a trusted one, and another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
             "the certificate of {peer} is from an authority that is not trusted; set {section}.ca to the file with the \
              certificate of that authority"
         ),

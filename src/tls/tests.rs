@@ -133,6 +133,7 @@ fn a_failed_handshake_says_what_to_do() {
     };
     for (error, says) in [
         (CertificateError::UnknownIssuer.into(), "set bus.tls.ca"),
+        (CertificateError::BadSignature.into(), "set bus.tls.ca"),
         (CertificateError::Expired.into(), "has ended"),
         (CertificateError::NotValidYet.into(), "clocks"),
         (CertificateError::NotValidForName.into(), "host"),
