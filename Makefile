@@ -1,6 +1,6 @@
 # Every command is a line in a shell of its own; `make` only gives them names.
 
-.PHONY: demo test lint contract interop manifests image-test bench fuzz histories planted-bugs supply-chain
+.PHONY: demo test lint contract interop manifests image-test bench chaos fuzz histories planted-bugs supply-chain
 
 demo: ## the whole relay on this machine, against the simulator
 	cargo run -- demo
@@ -18,6 +18,9 @@ histories: ## a long campaign of simulated histories: HISTORIES=1000000 make his
 
 planted-bugs: ## a test of the test: plants bugs one at a time, and expects the histories to find each
 	tests/histories/planted-bugs.sh
+
+chaos: ## faults at random under load, and nothing is lost: SEED=7 FAULTS=200 NOTIFICATIONS=5000000 make chaos; QUICK=1: five minutes
+	tests/chaos/run.sh
 
 contract: ## writes schemas/, its examples and the README's table of object types as the code has them now
 	for part in the_schemas the_examples the_readmes_table; do UPDATE_CONTRACT=1 cargo test --quiet --test it $$part || exit 1; done

@@ -1,6 +1,9 @@
 //! The promises to the outside, one file for each.
 
 mod helpers;
+#[path = "../chaos/rig/mod.rs"]
+#[allow(dead_code, reason = "the campaign needs more of it")]
+mod rig;
 
 mod cli;
 mod config;
@@ -21,4 +24,5 @@ mod portals;
 mod recovery;
 mod simulator;
 mod spool;
+mod stopping;
 mod tls;

@@ -206,14 +206,12 @@ impl HubSpot {
         }
         let mut response = builder.send().await.map_err(|error| transport(&error))?;
         let status = response.status().as_u16();
-        let body = if is_success(status) {
-            read_body(&mut response, self.reply_bytes_max).await
+        let bytes_max = if is_success(status) {
+            self.reply_bytes_max
         } else {
-            // The status tells enough, whatever became of the body.
-            Ok(read_body(&mut response, ERROR_BYTES_MAX)
-                .await
-                .unwrap_or_default())
+            ERROR_BYTES_MAX
         };
+        let body = read_body(&mut response, bytes_max).await;
         let headers = std::mem::take(response.headers_mut());
         Ok(Reply {
             status,
@@ -345,11 +343,14 @@ fn interpret(call: &Call, reply: Reply) -> Result<Answer, CallError> {
         headers,
         body,
     } = reply;
-    let body = body?;
     let date = limits::date(&headers);
     if is_success(status) {
-        return wire::answer(call, status, &body, date);
+        return wire::answer(call, status, &body?, date);
     }
+    let (body, lost) = match body {
+        Ok(body) => (body, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
     let error = ErrorBody::parse(&body);
     match call {
         Call::ReadRecord { .. } if status == 404 && error.is_not_found() => {
@@ -366,12 +367,19 @@ fn interpret(call: &Call, reply: Reply) -> Result<Answer, CallError> {
         Call::ReadMessage { .. } if status == 404 && error.is_not_found() => {
             Ok(Answer::Message(None))
         }
-        _ => Err(errors::of_status(
-            status,
-            &error,
-            limits::retry_after(&headers),
-        )),
+        _ => Err(
+            match errors::of_status(status, &error, limits::retry_after(&headers)) {
+                // Only the body says whether a 404 means that there is no such record. Other statuses tell enough.
+                CallError::Refused { .. } if is_transport(lost.as_ref()) => CallError::Disconnected,
+                error => error,
+            },
+        ),
     }
+}
+
+/// Whether a body did not come whole. One that is too large would not the next time either.
+fn is_transport(lost: Option<&CallError>) -> bool {
+    matches!(lost, Some(CallError::Disconnected | CallError::TimedOut))
 }
 
 fn is_success(status: u16) -> bool {
@@ -394,7 +402,7 @@ fn unwritable() -> CallError {
 
 fn status_class(reply: Option<&Reply>) -> &'static str {
     match reply {
-        Some(reply) if reply.body.is_ok() => match reply.status {
+        Some(reply) if reply.body.is_ok() || !is_success(reply.status) => match reply.status {
             200..=299 => "2xx",
             429 => "429",
             400..=499 => "4xx",

@@ -4,15 +4,18 @@
 //! restart start a node of their own. A small shell script stands between: it waits on a pipe from this
 //! process, and when that closes, however this process ended, it kills the node and removes its data.
 //!
+//! Nodes of one cluster share an epmd, by which they find each other, and a cookie.
+//!
 //! `RELAY_RABBITMQ=path` runs the tests against another version: a `rabbitmq-server`, or the folder it is in.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long a node may take to answer. It takes 5 to 10 seconds on an idle machine.
@@ -26,18 +29,25 @@ const USUAL_FOLDERS: &[&str] = &[
     "/usr/local/sbin",
     "/opt/homebrew/sbin",
 ];
-/// Runs epmd and the node, each in a process group of its own, until a line or the end of its input comes;
-/// then kills both, and after the end of its input removes the folder too.
+/// Runs epmd in a process group of its own until the end of its input comes.
+const EPMD_WATCHDOG: &str = r#"
+trap '' INT TERM HUP
+setsid epmd -port "$1" -address 127.0.0.1 </dev/null >/dev/null 2>&1 &
+epmd=$!
+read -r _
+kill -KILL "-$epmd" 2>/dev/null || kill -KILL "$epmd"
+wait
+"#;
+/// Runs the node in a process group of its own, whose number it writes down, until a line or the end of its input
+/// comes; then kills it, and after the end of its input removes the folder too.
 const WATCHDOG: &str = r#"
 trap '' INT TERM HUP
-setsid epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 </dev/null >/dev/null 2>&1 &
-epmd=$!
 setsid "$1/rabbitmq-server" </dev/null >"$2/console.log" 2>&1 &
 node=$!
+echo "$node" >"$2/group"
 keep=
 if read -r _; then keep=yes; fi
 kill -KILL "-$node" 2>/dev/null || kill -KILL "$node"
-kill -KILL "-$epmd" 2>/dev/null || kill -KILL "$epmd"
 wait
 [ -n "$keep" ] || rm -rf "$2"
 "#;
@@ -49,9 +59,37 @@ pub struct Broker {
     name: String,
     port: u16,
     dist_port: u16,
-    epmd_port: u16,
+    epmd: Arc<Epmd>,
     tls_port: Option<u16>,
     watchdog: Mutex<Option<Child>>,
+}
+
+/// Erlang's register of nodes, for one node or the nodes of a cluster.
+struct Epmd {
+    port: u16,
+    watchdog: Child,
+}
+
+impl Epmd {
+    fn start() -> Self {
+        let port = free_port();
+        let watchdog = Command::new("sh")
+            .args(["-c", EPMD_WATCHDOG, "watchdog", &port.to_string()])
+            .env("HOME", "/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { port, watchdog }
+    }
+}
+
+impl Drop for Epmd {
+    fn drop(&mut self) {
+        drop(self.watchdog.stdin.take());
+        let _ = self.watchdog.wait();
+    }
 }
 
 /// The node that tests share. Started by whoever asks first.
@@ -86,25 +124,61 @@ impl Broker {
     }
 
     fn start_with(tls: Option<&Path>) -> Self {
+        let broker = Self {
+            tls_port: tls.map(|_| free_port()),
+            ..Self::new(Arc::new(Epmd::start()))
+        };
+        broker.write_config(tls, "");
+        broker.resume();
+        broker
+    }
+
+    /// Starts a node that joins the cluster of `first`, with the same epmd and cookie, and waits until it answers.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_beside(first: &Self) -> Self {
+        let broker = Self::new(Arc::clone(&first.epmd));
+        let cookie = fs::read(first.cookie()).unwrap();
+        let mut private = fs::OpenOptions::new();
+        private.create_new(true).write(true).mode(0o400);
+        let mut file = private.open(broker.cookie()).unwrap();
+        file.write_all(&cookie).unwrap();
+        let peer = format!(
+            "cluster_formation.classic_config.nodes.1 = {}\n",
+            first.name
+        );
+        broker.write_config(None, &peer);
+        broker.resume();
+        broker
+    }
+
+    fn new(epmd: Arc<Epmd>) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("crm-relay-broker-")
             .tempdir()
             .unwrap()
             .keep();
         let port = free_port();
-        let broker = Self {
+        Self {
             bin: find_bin(),
             name: format!("relay-{}-{port}@localhost", std::process::id()),
             port,
             dist_port: free_port(),
-            epmd_port: free_port(),
-            tls_port: tls.map(|_| free_port()),
+            epmd,
+            tls_port: None,
             dir,
             watchdog: Mutex::new(None),
-        };
-        broker.write_config(tls);
-        broker.resume();
-        broker
+        }
+    }
+
+    /// Its name among the nodes of a cluster.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn cookie(&self) -> PathBuf {
+        self.dir.join(".erlang.cookie")
     }
 
     /// Where to connect to, as the default user, on the default vhost.
@@ -169,6 +243,18 @@ impl Broker {
         }
     }
 
+    /// Sends a signal to all processes of the node: `STOP` freezes it, `CONT` lets it go on.
+    pub fn signal(&self, signal: &str) {
+        let group = fs::read_to_string(self.dir.join("group")).unwrap();
+        let status = Command::new("kill")
+            .args([&format!("-{signal}"), "--", &format!("-{}", group.trim())])
+            .status();
+        assert!(
+            status.unwrap().success(),
+            "no node gets the signal {signal}"
+        );
+    }
+
     /// Ends the node in order. Its data stays.
     pub fn stop(&self) {
         self.ctl(&["stop"]);
@@ -219,7 +305,7 @@ impl Broker {
         command
             .env("HOME", &self.dir)
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
+            .env("ERL_EPMD_PORT", self.epmd.port.to_string())
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
             .env("RABBITMQ_NODENAME", &self.name)
             .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
@@ -238,9 +324,11 @@ impl Broker {
         command
     }
 
-    fn write_config(&self, tls: Option<&Path>) {
+    /// Half of a cluster that is cut in two stops, as is advised.
+    fn write_config(&self, tls: Option<&Path>, more: &str) {
         let mut config = format!(
-            "listeners.tcp.1 = {}\ndisk_free_limit.absolute = 1MB\nlog.file.level = warning\n",
+            "listeners.tcp.1 = {}\ndisk_free_limit.absolute = 1MB\nlog.file.level = warning\n\
+             cluster_partition_handling = pause_minority\n{more}",
             self.address()
         );
         let mut plugins = "[].\n";

@@ -6,6 +6,7 @@ pub mod certificates;
 pub mod contract;
 pub mod queue;
 pub mod relay;
+pub mod signature;
 
 use std::time::Duration;
 

@@ -6,15 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use crm_relay::event::Millis;
 use crm_relay::simulator::{PortalOptions, Simulator, WebhookOptions};
-use hmac::{Hmac, KeyInit, Mac as _};
-use sha2::Sha256;
 use tempfile::TempDir;
 
-use super::{contract, eventually};
+use super::{contract, eventually, signature};
 
 pub const CLIENT_SECRET: &str = "a-client-secret-for-tests";
 pub const CLIENT_ID: &str = "a-client-id-for-tests";
@@ -320,14 +316,8 @@ impl Drop for RelayProcess {
 /// The headers of `body`, signed now: signature and timestamp.
 pub fn signed(body: &[u8]) -> (String, String) {
     let timestamp = Millis::now().as_i64().to_string();
-    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(CLIENT_SECRET.as_bytes()).unwrap();
-    for part in [b"POST", PUBLIC_URL.as_bytes(), body, timestamp.as_bytes()] {
-        mac.update(part);
-    }
-    (
-        BASE64_STANDARD.encode(mac.finalize().into_bytes()),
-        timestamp,
-    )
+    let signature = signature::v3(CLIENT_SECRET, PUBLIC_URL, body, &timestamp);
+    (signature, timestamp)
 }
 
 /// A port that was free a moment ago. A relay that is started again must find its port again.

@@ -279,6 +279,13 @@ async fn a_refusal_keeps_its_limits_and_its_meaning_though_its_body_breaks_off()
 }
 
 #[tokio::test]
+async fn a_refusal_whose_meaning_breaks_off_is_a_lost_connection() {
+    let bytes = b"HTTP/1.1 404 X\r\ncontent-length: 900\r\n\r\n{\"category\":\"OBJECT_N";
+    let (answered, ..) = ask(&read_records(), Deed::Reply(bytes.to_vec())).await;
+    assert_eq!(answered.result, Err(CallError::Disconnected));
+}
+
+#[tokio::test]
 async fn a_redirect_is_not_followed() {
     let error = error_of(
         &read_records(),

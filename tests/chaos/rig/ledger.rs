@@ -1,0 +1,239 @@
+//! What HubSpot was answered, and what became of it: eight bytes a notification, so that millions fit.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Who gets what comes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Enriched events of all portals.
+    All,
+    /// Enriched events of one portal, on a queue that is soon full.
+    Narrow,
+    /// Plain events of one portal.
+    Plain,
+}
+
+impl Destination {
+    pub const EACH: [Self; 3] = [Self::All, Self::Narrow, Self::Plain];
+
+    /// As in the configuration.
+    pub fn name(self) -> &'static str {
+        ["all", "narrow", "plain"][self as usize]
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::EACH.into_iter().find(|one| one.name() == name)
+    }
+
+    /// Whether it gets the events of this portal.
+    pub fn wants(self, portal: u8) -> bool {
+        match self {
+            Self::All => true,
+            Self::Narrow => portal == NARROW_PORTAL,
+            Self::Plain => portal == PLAIN_PORTAL,
+        }
+    }
+
+    fn seen(self) -> u16 {
+        0b010 << (2 * self as u16)
+    }
+
+    fn dead(self) -> u16 {
+        0b100 << (2 * self as u16)
+    }
+}
+
+/// Portals are named by their place.
+pub const NARROW_PORTAL: u8 = 1;
+pub const PLAIN_PORTAL: u8 = 0;
+
+const ANSWERED: u16 = 1;
+
+/// A notification: its number is its `eventId`, and the value that it says a property has now.
+#[derive(Clone, Copy)]
+struct Entry {
+    /// Milliseconds after the beginning.
+    made: u32,
+    fate: u16,
+    portal: u8,
+}
+
+/// Every notification that was made, by number, from 1 on.
+pub struct Ledger {
+    begun: Instant,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    all: Vec<Entry>,
+    /// Those before it have ended everywhere.
+    settled: usize,
+    /// The newest that each portal's events brought to [`Destination::All`].
+    newest: Vec<Option<u64>>,
+    latest: Duration,
+}
+
+/// A notification that was answered 2xx and has not come to a destination.
+#[derive(Clone, Copy, Debug)]
+pub struct Missing {
+    pub number: u64,
+    pub portal: u8,
+    pub destination: Destination,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            begun: Instant::now(),
+            entries: Mutex::default(),
+        }
+    }
+}
+
+impl Ledger {
+    /// A new notification of a portal: its number.
+    pub fn make(&self, portal: u8) -> u64 {
+        let made = u32::try_from(self.begun.elapsed().as_millis()).unwrap_or(u32::MAX);
+        let mut entries = self.entries.lock().unwrap();
+        entries.all.push(Entry {
+            made,
+            fate: 0,
+            portal,
+        });
+        entries.all.len() as u64
+    }
+
+    /// It was answered 2xx.
+    pub fn answered(&self, number: u64) {
+        let mut entries = self.entries.lock().unwrap();
+        entries.all[number as usize - 1].fate |= ANSWERED;
+    }
+
+    /// It came to a destination; whether it had come there before. `None`: there is no such notification.
+    pub fn came(&self, number: u64, destination: Destination) -> Option<bool> {
+        let mut entries = self.entries.lock().unwrap();
+        let place = usize::try_from(number).ok()?.checked_sub(1)?;
+        let entry = entries.all.get_mut(place)?;
+        let again = entry.fate & destination.seen() != 0;
+        entry.fate |= destination.seen();
+        let (portal, made) = (entry.portal, entry.made);
+        if destination == Destination::All && !again {
+            let places = entries.newest.len().max(usize::from(portal) + 1);
+            entries.newest.resize(places, None);
+            let newest = &mut entries.newest[usize::from(portal)];
+            *newest = (*newest).max(Some(number));
+            let late = self.begun.elapsed() - Duration::from_millis(u64::from(made));
+            entries.latest = entries.latest.max(late);
+        }
+        Some(again)
+    }
+
+    /// It became a dead letter, of one destination or before any.
+    pub fn died(&self, number: u64, destination: Option<Destination>) {
+        let mut entries = self.entries.lock().unwrap();
+        let place = (number as usize).wrapping_sub(1);
+        let Some(entry) = entries.all.get_mut(place) else {
+            return;
+        };
+        for one in Destination::EACH {
+            if destination.is_none_or(|only| only == one) {
+                entry.fate |= one.dead();
+            }
+        }
+    }
+
+    /// How many were made.
+    pub fn made(&self) -> u64 {
+        self.entries.lock().unwrap().all.len() as u64
+    }
+
+    /// How many were answered 2xx.
+    pub fn answers(&self) -> u64 {
+        let entries = self.entries.lock().unwrap();
+        let answered = entries.all.iter().filter(|one| one.fate & ANSWERED != 0);
+        answered.count() as u64
+    }
+
+    /// Whether every portal has brought something that was made from `number` on.
+    pub fn flows_since(&self, number: u64, portals: u8) -> bool {
+        let entries = self.entries.lock().unwrap();
+        let newest = entries.newest.iter().filter(|one| **one >= Some(number));
+        newest.count() == usize::from(portals)
+    }
+
+    /// The longest that anything took from its making to [`Destination::All`] since this was asked last.
+    pub fn take_latest(&self) -> Duration {
+        std::mem::take(&mut self.entries.lock().unwrap().latest)
+    }
+
+    /// What was answered 2xx and has not come.
+    pub fn missing(&self) -> Vec<Missing> {
+        let mut entries = self.entries.lock().unwrap();
+        let ended = |entry: &Entry| entry.fate & ANSWERED != 0 && lacks(entry).next().is_none();
+        while entries.all.get(entries.settled).is_some_and(ended) {
+            entries.settled += 1;
+        }
+        let settled = entries.settled;
+        let open = entries.all.iter().enumerate().skip(settled);
+        let answered = open.filter(|(_, entry)| entry.fate & ANSWERED != 0);
+        let missing = answered.flat_map(|(number, entry)| {
+            lacks(entry).map(move |destination| Missing {
+                number: number as u64 + 1,
+                portal: entry.portal,
+                destination,
+            })
+        });
+        missing.collect()
+    }
+}
+
+fn lacks(entry: &Entry) -> impl Iterator<Item = Destination> {
+    let wants = move |one: &Destination| one.wants(entry.portal);
+    let lacks = move |one: &Destination| entry.fate & (one.seen() | one.dead()) == 0;
+    Destination::EACH.into_iter().filter(wants).filter(lacks)
+}
+
+#[cfg(test)]
+#[allow(
+    dead_code,
+    reason = "run as a part of tests/it; the campaign itself has no harness"
+)]
+mod tests {
+    use super::*;
+
+    fn lacking(ledger: &Ledger) -> Vec<(u64, Destination)> {
+        let missing = ledger.missing().into_iter();
+        missing.map(|one| (one.number, one.destination)).collect()
+    }
+
+    #[test]
+    fn what_was_answered_is_missed_at_every_destination_that_wants_it_until_it_comes_or_dies() {
+        let ledger = Ledger::default();
+        let [plain, narrow, other] = [PLAIN_PORTAL, NARROW_PORTAL, 2].map(|one| ledger.make(one));
+        assert_eq!(lacking(&ledger), [], "nobody was answered");
+        (plain..=other).for_each(|number| ledger.answered(number));
+        let all = Destination::All;
+        let each = [
+            (plain, all),
+            (plain, Destination::Plain),
+            (narrow, all),
+            (narrow, Destination::Narrow),
+            (other, all),
+        ];
+        assert_eq!(lacking(&ledger), each);
+        assert_eq!(ledger.came(plain, all), Some(false));
+        assert_eq!(ledger.came(plain, all), Some(true), "the same once more");
+        ledger.died(narrow, Some(Destination::Narrow));
+        assert_eq!(
+            lacking(&ledger),
+            [(plain, Destination::Plain), (narrow, all), (other, all)]
+        );
+        ledger.died(plain, None);
+        ledger.came(narrow, all);
+        ledger.came(other, all);
+        assert_eq!(lacking(&ledger), []);
+        assert_eq!(ledger.came(other + 1, all), None, "nobody sent that");
+    }
+}
