@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the benchmark needs, if it is missing, and runs it: about twenty minutes. Arguments go to the benchmark;
+# Installs what the benchmark needs, if it is missing, and runs it: some forty minutes. Arguments go to the benchmark;
 # --quick takes one short round of each. RELAY_RABBITMQ=/path/to/rabbitmq-server takes another broker than Debian's.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -255,7 +255,7 @@ fn subjects(hubspot: &Control, records: usize) -> Vec<Subject> {
 }
 
 fn create(hubspot: &Control, object_type: &str, number: usize) -> u64 {
-    let file = (has_attachments(object_type) && number % FILE_EVERY == 0).then(|| {
+    let file = (has_attachments(object_type) && number.is_multiple_of(FILE_EVERY)).then(|| {
         let file = hubspot.add_file(PORTAL, ("offer", "pdf"), "PRIVATE", 4_096);
         file.expect("a file").to_string()
     });

@@ -97,17 +97,12 @@ impl DeadApi {
         );
     }
 
-    /// Does `work` for a request that may have it done.
-    async fn run<T, F>(
-        &self,
-        request: &HttpRequest,
-        work: impl FnOnce(Arc<DeadLetters>) -> F,
-    ) -> Result<T, Refusal>
+    /// Does `work`, for a request that was let in.
+    async fn run<T, F>(&self, work: impl FnOnce(Arc<DeadLetters>) -> F) -> Result<T, Refusal>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, WalkError>> + Send + 'static,
     {
-        self.access.check(request)?;
         let closed = || missing("a receiver keeps no dead letters; ask a worker");
         let (letters, runtime) = self.served.clone().ok_or_else(closed)?;
         match runtime.spawn(work(letters)).await {
@@ -130,9 +125,8 @@ async fn list(
         let order: ListOrder = parse(body, "filter and limit")?;
         order.filter.check().map_err(|hint| bad(&hint))?;
         let limit = order.limit.unwrap_or(LISTED_DEFAULT).min(LISTED_MAX);
-        let listed = api.run(&request, move |letters| async move {
-            letters.list(&order.filter, limit).await
-        });
+        let listed =
+            api.run(move |letters| async move { letters.list(&order.filter, limit).await });
         Ok(HttpResponse::Ok().json(listed.await?))
     })
     .await
@@ -140,11 +134,9 @@ async fn list(
 
 async fn show(api: Data<DeadApi>, request: HttpRequest, id: Path<String>) -> HttpResponse {
     answer(async {
+        api.access.check(&request)?;
         let id = id.into_inner();
-        let shown = api.run(
-            &request,
-            move |letters| async move { letters.show(&id).await },
-        );
+        let shown = api.run(move |letters| async move { letters.show(&id).await });
         let shown = shown.await?;
         if shown.is_empty() {
             return Err(missing("there is no dead letter of this id"));
@@ -164,7 +156,7 @@ async fn replay(
         let order: ReplayOrder = parse(body, "filter, limit and dry_run")?;
         order.filter.check().map_err(|hint| bad(&hint))?;
         let limit = order.limit.unwrap_or(REPLAYED_MAX);
-        let replayed = api.run(&request, move |letters| async move {
+        let replayed = api.run(move |letters| async move {
             letters.replay(&order.filter, limit, order.dry_run).await
         });
         Ok(HttpResponse::Ok().json(replayed.await?))
@@ -181,7 +173,7 @@ async fn discard(
         api.access.check(&request)?;
         let order: DiscardOrder = parse(body, "filter, all, because and dry_run")?;
         check(&order)?;
-        let discarded = api.run(&request, move |letters| async move {
+        let discarded = api.run(move |letters| async move {
             let because = order.because.trim();
             letters.discard(&order.filter, because, order.dry_run).await
         });

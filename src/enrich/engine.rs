@@ -7,7 +7,7 @@ use crate::event::{Event, EventId, Millis, PortalId};
 use crate::hubspot::call::{Answered, LimitClass};
 
 use super::admission::{Admission, STUCK_AFTER, UNSETTLED_MAX, WINDOW_DEFAULT};
-use super::budget::Share;
+use super::budget::{self, Share};
 use super::changelog::{Changelog, Note};
 use super::effects::{CallUnderWay, Effects, Publishing};
 use super::health::{Health, Standing};
@@ -37,6 +37,8 @@ pub struct Engine {
     pub(super) portals: Portals,
     /// Whether the last deliveries that came are ours: not before the first, and not after a loss.
     active: bool,
+    /// When the last note of earlier engines was written.
+    noted_at: Millis,
     admission: Admission,
     /// When portals that get nowhere, or have nothing to do, are looked for next.
     next_sweep: Millis,
@@ -85,6 +87,7 @@ impl Engine {
             plans,
             portals: Portals::new(Share::WHOLE),
             active: false,
+            noted_at: Millis::default(),
             admission: Admission::new(WINDOW_DEFAULT),
             next_sweep: Millis::default(),
             set_aside: 0,
@@ -128,6 +131,7 @@ impl Engine {
         for tally in note.tallies {
             self.memory.restore_events(note.at, tally);
         }
+        self.noted_at = self.noted_at.max(note.at);
         for entry in note.entries {
             self.memory.restore(note.at, entry);
         }
@@ -255,6 +259,19 @@ impl Engine {
         stats
     }
 
+    /// The first delivery came, with an event that has waited since then. Whoever was at the partition a moment ago may have
+    /// used its portals' limits up: it has noted what it did, or else left us what it did not get to.
+    fn take_over(&mut self, now: Millis, waits_since: Millis) {
+        let is_inherited = self.noted_at.after(budget::INTERVAL_DEFAULT) > now
+            || waits_since.after(budget::TAKE_OVER_DELAY) <= now;
+        let delay = if is_inherited {
+            budget::TAKE_OVER_DELAY
+        } else {
+            Duration::ZERO
+        };
+        self.portals.take_over(now, now.after(delay));
+    }
+
     fn oldest_received_at(&self) -> Option<Millis> {
         let live = self.live.values().map(|live| live.waits_since);
         let held = self.admission.held_events().map(Event::waits_since);
@@ -267,7 +284,7 @@ impl Engine {
             return;
         };
         if !std::mem::replace(&mut self.active, true) {
-            self.portals.take_over(now);
+            self.take_over(now, first.waits_since());
         }
         self.enter_in_ledger(now, &events);
         let priority = Priority::of_all(events.iter());

@@ -23,6 +23,8 @@ pub struct Portals {
     share: Share,
     /// Since when every call of these portals is ours; see [`Self::take_over`].
     ours_since: Millis,
+    /// Until when none of them makes a call.
+    quiet_until: Millis,
     all: BTreeMap<PortalId, Portal>,
     /// Those that have something to do, and some that no longer have.
     busy: BTreeSet<PortalId>,
@@ -35,6 +37,7 @@ impl Portals {
         Self {
             share,
             ours_since: Millis::default(),
+            quiet_until: Millis::default(),
             all: BTreeMap::new(),
             busy: BTreeSet::new(),
             looks: BTreeSet::new(),
@@ -54,10 +57,12 @@ impl Portals {
         if !self.busy.contains(id) {
             self.busy.insert(id.clone());
         }
-        let (share, ours_since, looks) = (self.share, self.ours_since, &mut self.looks);
+        let looks = &mut self.looks;
         self.all.entry(id.clone()).or_insert_with(|| {
             looks.insert((now.after(IDLE_KEEP), id.clone()));
-            Portal::new(id.clone(), share, ours_since)
+            let mut portal = Portal::new(id.clone(), self.share, self.ours_since);
+            portal.budget.pause(self.quiet_until);
+            portal
         })
     }
 
@@ -91,11 +96,12 @@ impl Portals {
     }
 
     /// From `now` on the calls of these portals are ours, which they may not have been before: somebody else may have
-    /// used up their limits a moment ago.
-    pub fn take_over(&mut self, now: Millis) {
-        self.ours_since = now;
+    /// used up their limits a moment ago. None makes a call before `quiet_until`.
+    pub fn take_over(&mut self, now: Millis, quiet_until: Millis) {
+        (self.ours_since, self.quiet_until) = (now, quiet_until);
         for portal in self.all.values_mut() {
             portal.budget.take_over(now);
+            portal.budget.pause(quiet_until);
         }
     }
 

@@ -110,7 +110,7 @@ impl Plan {
             workers: 2,
             portals: 3,
             rate: 100.0,
-            faults: 20,
+            faults: 40,
             notifications: 1,
             most: Duration::from_secs(4 * 60),
             ..Self::long()

@@ -17,7 +17,7 @@ export RUSTFLAGS=-Awarnings CARGO_TARGET_DIR="$PWD/target/planted-bugs" HISTORIE
 unfound=0
 for bug in none "${bugs[@]}"; do
     rm -rf "${copy:?}"/*
-    cp -r Cargo.toml Cargo.lock src tests benches README.md "$copy"
+    cp -r Cargo.toml Cargo.lock src tests benches schemas README.md "$copy"
     if [ "$bug" != none ]; then (cd "$copy" && git apply "$OLDPWD/$bug"); fi
     name=$(basename "$bug" .patch)
     (cd "$copy" && cargo test --quiet --test histories --no-run)

@@ -1,6 +1,65 @@
 //! When calls are short: who goes first, and how much of what HubSpot allows is used.
 
 use super::*;
+use crate::enrich::budget::TAKE_OVER_DELAY;
+
+/// Another engine in the place of one that died at that moment, on the same HubSpot: it knows what was noted, and gets what was
+/// not acknowledged.
+fn taken_over(mut world: World, max: u32) -> World {
+    let mut next = lean_world(max);
+    (next.now, next.model) = (world.now, world.model);
+    for note in world.notes.drain(..) {
+        next.engine.restore(note);
+    }
+    for (_, _, events) in world.unsettled.into_values() {
+        next.deliver(events);
+    }
+    next
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn whoever_takes_over_from_one_that_used_all_is_not_refused(
+        max in 10_u32..60,
+        died_ms in 500_u64..30_000,
+        noticed_ms in 0_u64..300,
+    ) {
+        let mut world = lean_world(max);
+        deliver_many(&mut world, "live", max as usize * 500, created);
+        world.run_for(Duration::from_millis(died_ms));
+        world.now = world.now.after(Duration::from_millis(noticed_ms));
+        let mut next = taken_over(world, max);
+        next.run_for(Duration::from_secs(30));
+        prop_assert!(!next.calls.is_empty());
+        prop_assert_eq!(next.model.over_limit, 0);
+    }
+}
+
+#[test]
+fn whoever_comes_to_an_idle_partition_calls_at_once_and_after_others_waits_a_moment() {
+    let first_call = |noted: Option<i64>, waited: Duration| {
+        let mut world = lean_world(190);
+        world.now = at(100_000);
+        if let Some(ms) = noted {
+            let (at, entries) = (at(ms), Vec::new());
+            world.engine.restore(Note { at, entries });
+        }
+        world.record("1", 0, &[("email", "x")]);
+        let since = world.now;
+        world.now = since.after(waited);
+        world.deliver(vec![changed("1", 100_000, "x")]);
+        world.settle();
+        world.calls[0].0.since(since.after(waited))
+    };
+    let at_once = Duration::ZERO;
+    assert_eq!(first_call(None, at_once), at_once);
+    assert_eq!(first_call(Some(80_000), at_once), at_once);
+    assert_eq!(first_call(Some(95_000), at_once), TAKE_OVER_DELAY);
+    let waited = Duration::from_secs(5);
+    assert_eq!(first_call(None, waited), TAKE_OVER_DELAY);
+}
 
 #[test]
 fn a_live_change_does_not_wait_for_an_import() {

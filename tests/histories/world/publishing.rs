@@ -82,7 +82,7 @@ impl World {
     /// A dead letter arrives. What the destination did not take is replayed some time later.
     fn bury(&mut self, letter: &DeadLetter) {
         self.bus.letters.push(letter.clone());
-        if letter.destination.is_some() {
+        if letter.reason == DeadLetterReason::DestinationFull {
             let delay = self.dice.millis(1_000, 120_000);
             self.schedule(delay, Happening::Replay(letter.failure_id()));
         }
