@@ -32,9 +32,11 @@ mod rolling;
 pub const INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 /// Calls a window allows once a reply came without saying: the least any of HubSpot's plans has.
 pub const MAX_DEFAULT: u32 = 100;
-/// How long whoever takes over from another worker makes no call. While that one used all of a limit, its window was full at
-/// every moment: the one call by which what is left is learnt would be refused. Its pace frees a slot within one burst
-/// ([`BURST_SHARE`]), which is a second where ten seconds allow ten calls or more, and its last calls have arrived by then.
+/// How long whoever takes over from another worker makes no call.
+///
+/// While that one used all of a limit, its window was full at every moment: the one call by which what is left is learnt
+/// would be refused. Its pace frees a slot within one burst ([`BURST_SHARE`]), which is a second where ten seconds allow ten
+/// calls or more, and its last calls have arrived by then.
 pub const TAKE_OVER_DELAY: Duration = Duration::from_millis(1_500);
 /// How long to wait on a daily limit before asking again: its midnight is the portal's, which we do not know.
 pub const DAILY_PROBE: Duration = Duration::from_secs(300);

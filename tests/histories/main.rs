@@ -71,6 +71,7 @@ const MUST_HAPPEN: [&str; 34] = [
     "backlog's session lost",
     "crash",
     "suspect",
+    "suspects together",
     "killed by an event",
 ];
 

@@ -412,7 +412,10 @@ impl World {
                 if purged.is_empty() {
                     let taken = self.bus.unsettled.remove(&tag);
                     let event = taken.and_then(|taken| taken.message.events.first().cloned());
-                    self.is_tried(tag, event.map(|event| event.id).as_ref());
+                    self.is_tried(
+                        tag,
+                        event.map(|event| event.known_as().into_owned()).as_ref(),
+                    );
                 } else if let Some(taken) = self.bus.unsettled.get_mut(&tag) {
                     // The others are in the backlog.
                     taken.message.events = purged.clone();

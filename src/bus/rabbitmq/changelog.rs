@@ -13,7 +13,7 @@ use lapin::{BasicProperties, Channel};
 use tokio::sync::mpsc;
 
 use super::error::{SessionError, within};
-use super::session::{Session, close_channel};
+use super::session::{Session, close_consumer};
 use crate::bus::StoredNote;
 
 /// The `type` of an end mark.
@@ -39,18 +39,17 @@ pub(super) async fn read(
     notes: &mpsc::Sender<StoredNote>,
 ) -> Result<(), SessionError> {
     let channel = session.channel().await?;
-    let read = read_on(&channel, queue, after, end, notes).await;
-    close_channel(&channel).await;
+    let mut consumer = begin(&channel, queue, after).await?;
+    let read = read_on(&channel, &mut consumer, end, notes).await;
+    close_consumer(&channel, consumer).await;
     read
 }
 
-async fn read_on(
+async fn begin(
     channel: &Channel,
     queue: &str,
     after: Option<u64>,
-    end: &str,
-    notes: &mpsc::Sender<StoredNote>,
-) -> Result<(), SessionError> {
+) -> Result<lapin::Consumer, SessionError> {
     let qos = channel.basic_qos(PREFETCH, BasicQosOptions { global: false });
     within(READ_TIMEOUT, qos).await?;
     let mut arguments = FieldTable::default();
@@ -61,7 +60,15 @@ async fn read_on(
         BasicConsumeOptions::default(),
         arguments,
     );
-    let mut consumer = within(READ_TIMEOUT, consume).await?;
+    within(READ_TIMEOUT, consume).await
+}
+
+async fn read_on(
+    channel: &Channel,
+    consumer: &mut lapin::Consumer,
+    end: &str,
+    notes: &mpsc::Sender<StoredNote>,
+) -> Result<(), SessionError> {
     let mut count = 0_u64;
     loop {
         let next = tokio::time::timeout(READ_TIMEOUT, consumer.next());

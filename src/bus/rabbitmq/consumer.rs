@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{SessionError, within};
-use super::session::{Session, close_channel, delays};
+use super::session::{Session, close_consumer, delays};
 use crate::bus::{
     Consumed, ConsumerFeed, Delivery, Message, RECONNECT_DELAY_MAX, Settlement, Unsettled,
 };
@@ -64,13 +64,11 @@ impl Feed {
         let mut delays = delays();
         while let Some(session) = self.next_session(&feed).await {
             match self.begin(&session).await {
-                Ok((channel, consumer)) => {
+                Ok((channel, mut consumer)) => {
                     delays = self::delays();
-                    match self.serve(&session, &channel, consumer, &feed).await {
-                        End::Closed => return close_channel(&channel).await,
-                        End::Lost => close_channel(&channel).await,
-                    }
-                    if !feed.send(Consumed::Lost).await {
+                    let end = self.serve(&session, &channel, &mut consumer, &feed).await;
+                    close_consumer(&channel, consumer).await;
+                    if matches!(end, End::Closed) || !feed.send(Consumed::Lost).await {
                         return;
                     }
                 }
@@ -125,7 +123,7 @@ impl Feed {
         &self,
         session: &Session,
         channel: &Channel,
-        mut consumer: lapin::Consumer,
+        consumer: &mut lapin::Consumer,
         feed: &ConsumerFeed,
     ) -> End {
         let (sender, mut settlements) = mpsc::unbounded_channel();

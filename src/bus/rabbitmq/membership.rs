@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{SessionError, within};
-use super::session::{Session, delays};
+use super::session::{Session, close_consumer, delays};
 use super::topology::Topology;
 use crate::bus::RECONNECT_DELAY_MAX;
 use crate::bus::members::Members;
@@ -72,6 +72,16 @@ impl Membership {
     async fn serve(&self, session: &Session) -> Result<(), SessionError> {
         let channel = session.channel().await?;
         let mut beats = self.listen(&channel).await?;
+        let ended = self.talk(session, &mut beats).await;
+        close_consumer(&channel, beats).await;
+        ended
+    }
+
+    async fn talk(
+        &self,
+        session: &Session,
+        beats: &mut lapin::Consumer,
+    ) -> Result<(), SessionError> {
         let speaking = session.publish_channel().await?;
         let mut members = Members::new(&self.id);
         let mut next_beat = tokio::time::Instant::now();

@@ -35,6 +35,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 const HEARTBEAT_SECONDS: u16 = 10;
 /// How often the connections are looked at, should no event tell of a loss.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a channel is kept for confirms that nobody waits for any more.
+const LATE_CONFIRMS_MAX: Duration = Duration::from_secs(30);
 /// The most channels that publish at once, each with one batch.
 const PUBLISH_CHANNELS_MAX: u32 = 16;
 
@@ -50,10 +52,12 @@ pub(super) struct Session {
     slots: Semaphore,
 }
 
-/// The exclusive right to one confirm channel. Dropped without [`Lease::give_back`], its channel is closed:
+/// The exclusive right to one confirm channel. Dropped without [`Lease::give_back`], its channel is closed, a moment later:
 /// whoever leaves confirms behind must not leave them to the next.
 pub(super) struct Lease<'a> {
     channel: Channel,
+    /// Whether it was given back.
+    kept: bool,
     session: &'a Session,
     _slot: SemaphorePermit<'a>,
 }
@@ -105,6 +109,7 @@ impl Session {
         };
         Ok(Some(Lease {
             channel,
+            kept: false,
             session: self,
             _slot: slot,
         }))
@@ -177,13 +182,33 @@ impl Lease<'_> {
     }
 
     /// Keeps the channel for the next batch. Only when every confirm of this one has come.
-    pub(super) fn give_back(self) {
-        let mut idle = self
-            .session
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        idle.push(self.channel);
+    pub(super) fn give_back(mut self) {
+        self.kept = true;
+        let idle = &self.session.idle;
+        let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.push(self.channel.clone());
+    }
+}
+
+impl Drop for Lease<'_> {
+    /// A close would overtake frames of ours that lapin has still to write, and the broker ends the whole connection over
+    /// frames of a channel that is closed. The last confirm tells that they are written.
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        // Without a runtime the connection ends as well.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let (channel, ended) = (self.channel.clone(), self.session.end_token());
+        runtime.spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                // Too late for what was published: its verdict is that nobody knows.
+                _ = tokio::time::timeout(LATE_CONFIRMS_MAX, channel.wait_for_confirms()) => {}
+            }
+        });
     }
 }
 
@@ -385,6 +410,13 @@ pub(super) async fn close_channel(channel: &Channel) {
     if channel.status().connected() {
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, channel.close(200, "OK".into())).await;
     }
+}
+
+/// Closes a channel, and then drops what consumed on it. The other way round lapin would cancel the consumer in the background,
+/// perhaps on a channel that is closed by then, and the broker ends the whole connection over that.
+pub(super) async fn close_consumer(channel: &Channel, consumer: lapin::Consumer) {
+    close_channel(channel).await;
+    drop(consumer);
 }
 
 /// Delays between attempts, with jitter, so that many processes do not come back at the same moment.

@@ -43,8 +43,14 @@ fn whoever_comes_to_an_idle_partition_calls_at_once_and_after_others_waits_a_mom
         let mut world = lean_world(190);
         world.now = at(100_000);
         if let Some(ms) = noted {
-            let (at, entries) = (at(ms), Vec::new());
-            world.engine.restore(Note { at, entries });
+            world.engine.restore(Note {
+                engine: 1,
+                number: 0,
+                at: at(ms),
+                entries: Vec::new(),
+                destinations: Vec::new(),
+                tallies: Vec::new(),
+            });
         }
         world.record("1", 0, &[("email", "x")]);
         let since = world.now;

@@ -10,6 +10,10 @@ use super::bus::{Bus, Taken};
 
 /// From so many deliveries before on, one is a suspect.
 const SUSPECT_FROM: u32 = 2;
+/// From so many on, it is tried event by event.
+const SINGLY_FROM: u32 = 4;
+/// The most that are tried together.
+const GROUP_MAX: usize = 16;
 
 #[derive(Default)]
 pub(super) struct Suspects {
@@ -18,10 +22,12 @@ pub(super) struct Suspects {
     /// Suspects, and other deliveries that wait meanwhile, by tag.
     pub(super) waiting: VecDeque<u64>,
     pub(super) held: VecDeque<u64>,
+    /// Suspects that are tried together.
+    group: BTreeSet<u64>,
     trial: Option<Trial>,
 }
 
-/// A delivery that is being tried.
+/// A delivery that is being tried event by event.
 struct Trial {
     tag: u64,
     left: VecDeque<Event>,
@@ -33,7 +39,7 @@ struct Trial {
 
 impl Suspects {
     pub(super) fn are_there(&self) -> bool {
-        self.trial.is_some() || !self.waiting.is_empty()
+        self.trial.is_some() || !self.group.is_empty() || !self.waiting.is_empty()
     }
 
     pub(super) fn survive(&mut self, bus: &Bus) {
@@ -65,9 +71,15 @@ impl World {
             let known = &self.bus.unsettled;
             self.suspects.waiting.retain(|tag| known.contains_key(tag));
             self.suspects.held.retain(|tag| known.contains_key(tag));
+            self.suspects.group.retain(|tag| known.contains_key(tag));
             let Some(trial) = &mut self.suspects.trial else {
+                if !self.suspects.group.is_empty() {
+                    return Ok(());
+                }
                 if let Some(tag) = self.next_suspect() {
-                    self.begin(tag);
+                    if !self.begin_group()? {
+                        self.begin(tag);
+                    }
                     continue;
                 }
                 let next = match self.suspects.waiting.is_empty() {
@@ -94,6 +106,24 @@ impl World {
         let waiting = self.suspects.waiting.len() + self.suspects.held.len();
         let is_free = self.bus.unsettled.len() == waiting && self.engine.is_idle();
         self.suspects.waiting.front().copied().filter(|_| is_free)
+    }
+
+    /// Tries those together that came only a few times. Whether there are any.
+    fn begin_group(&mut self) -> Result<bool, String> {
+        let is_whole = |tag: &u64| {
+            let message = &self.bus.unsettled[tag].message;
+            let tried = message.events.iter().any(|one| self.engine.is_suspect(one));
+            message.count < SINGLY_FROM && !tried
+        };
+        let waiting = self.suspects.waiting.iter().copied();
+        let group: BTreeSet<u64> = waiting.filter(is_whole).take(GROUP_MAX).collect();
+        self.suspects.waiting.retain(|tag| !group.contains(tag));
+        self.suspects.group.clone_from(&group);
+        for tag in &group {
+            self.coverage.note("suspects together");
+            self.hand_over(*tag)?;
+        }
+        Ok(!group.is_empty())
     }
 
     fn begin(&mut self, tag: u64) {
@@ -148,7 +178,7 @@ impl World {
             return Ok(());
         };
         let mut ended = taken.message.events.clone();
-        ended.retain(|event| !trial.aside.contains(&event.id));
+        ended.retain(|event| !trial.aside.contains(&*event.known_as()));
         self.checks.acknowledged(&ended, &self.hubspot)?;
         self.bus.acked.push((self.now, taken));
         Ok(())
