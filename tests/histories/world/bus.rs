@@ -196,9 +196,11 @@ impl World {
 
     /// The engine gets a delivery.
     pub(super) fn hand_over(&mut self, tag: u64) -> Result<(), String> {
-        let Some(taken) = self.bus.unsettled.get(&tag) else {
+        let Some(taken) = self.bus.unsettled.get_mut(&tag) else {
             return Ok(());
         };
+        // From here on it is the engine that must not keep it too long. What waited for suspects until now waited for them.
+        taken.since = self.now;
         let (events, from) = (taken.message.events.clone(), taken.from);
         self.tell(Input::Batch {
             delivery: DeliveryId(tag),
