@@ -25,6 +25,8 @@ pub struct Checks {
     settled: BTreeMap<Of, Version>,
     /// Events in dead letters, whether or not the engine heard of it.
     pub dead: BTreeSet<EventId>,
+    /// Those of letters that stand for their events as they are, too.
+    dead_whole: BTreeSet<EventId>,
     /// Events in messages that a destination got, whether or not the engine heard of it.
     pub out: BTreeSet<EventId>,
     /// Whether every event is to go out as it is, too.
@@ -257,8 +259,11 @@ impl Checks {
         let copy = letter.enriched_event.iter();
         let events = copy.flat_map(|message| &message.data.events);
         let events = events.chain(&letter.events);
-        self.dead
-            .extend(events.map(|event| event.known_as().into_owned()));
+        let ids: Vec<_> = events.map(|event| event.known_as().into_owned()).collect();
+        if letter.reason == DeadLetterReason::KilledWorker {
+            self.dead_whole.extend(ids.iter().cloned());
+        }
+        self.dead.extend(ids);
     }
 
     /// A delivery is acknowledged: its events must have ended.
@@ -288,7 +293,9 @@ impl Checks {
         let parts = self.confirmed.get(&*known_as).map_or(0, BTreeMap::len);
         let is_out = parts >= parts_of(event) || self.dead.contains(&*known_as);
         let goes_plain = self.plain && event.only().is_none();
-        let is_out_plain = !goes_plain || self.plain_confirmed.contains(&*known_as);
+        let is_out_plain = !goes_plain
+            || self.plain_confirmed.contains(&*known_as)
+            || self.dead_whole.contains(&*known_as);
         (is_out && is_out_plain)
             || hubspot
                 .portals
