@@ -80,7 +80,11 @@ impl HubSpot {
         }
         let process = Process::start(&mut command);
         wait_for_listener(address);
-        let client = reqwest::Client::builder().no_proxy().build();
+        // No connection is kept: the simulator may close one that was idle just when it is used again.
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .build();
         let hubspot = Self {
             process,
             base_url: format!("http://{address}"),
