@@ -31,7 +31,6 @@ mod parts;
 mod past;
 mod purge;
 mod shell;
-mod suspects;
 
 use parts::Parts;
 use purge::Purge;

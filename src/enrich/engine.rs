@@ -1,6 +1,6 @@
 //! The engine of one partition: deliveries in, calls and messages out, settlements when all is done.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::event::{Event, EventId, Millis, PortalId};
@@ -51,8 +51,8 @@ pub struct Engine {
     /// Tells its notes from those of other engines.
     instance: u64,
     notes: u64,
-    /// What is tried alone, since it may have killed its worker.
-    trial: Option<Trial>,
+    /// What is tried with nothing else under way, since it may have killed its worker.
+    trials: BTreeMap<DeliveryId, Trial>,
     /// Whether a delivery was settled or a portal changed, so that there may be room for another.
     has_room: bool,
     calls: HashMap<CallId, CallUnderWay>,
@@ -98,7 +98,7 @@ impl Engine {
             changelog: Changelog::new(WINDOW_DEFAULT),
             instance: seed,
             notes: 0,
-            trial: None,
+            trials: BTreeMap::new(),
             has_room: false,
             calls: HashMap::new(),
             publishes: HashMap::new(),
@@ -155,7 +155,7 @@ impl Engine {
                 self.with_portal(now, &portal_id, |portal, _| portal.changed());
                 self.has_room = true;
             }
-            Input::Suspect { delivery, event } => self.suspect(now, delivery, *event),
+            Input::Suspects(lot) => self.suspects(now, lot),
             Input::PutAside { delivery, purged } => self.purge_aside(now, delivery, &purged),
             Input::Published { publish, outcome } => {
                 if let Some((portal_id, publishing)) = self.publishes.remove(&publish) {
@@ -219,7 +219,7 @@ impl Engine {
         self.admission.is_empty()
             && self.publishes.is_empty()
             && self.changelog.is_empty()
-            && self.trial.is_none()
+            && self.trials.is_empty()
             && self.portals.is_idle()
     }
 
@@ -259,6 +259,12 @@ impl Engine {
         stats
     }
 
+    fn become_active(&mut self, now: Millis, waits_since: Millis) {
+        if !std::mem::replace(&mut self.active, true) {
+            self.take_over(now, waits_since);
+        }
+    }
+
     /// The first delivery came, with an event that has waited since then. Whoever was at the partition a moment ago may have
     /// used its portals' limits up: it has noted what it did, or else left us what it did not get to.
     fn take_over(&mut self, now: Millis, waits_since: Millis) {
@@ -283,9 +289,8 @@ impl Engine {
             self.effects.outputs.push_back(Output::Ack(delivery));
             return;
         };
-        if !std::mem::replace(&mut self.active, true) {
-            self.take_over(now, first.waits_since());
-        }
+        let waits_since = first.waits_since();
+        self.become_active(now, waits_since);
         self.enter_in_ledger(now, &events);
         let priority = Priority::of_all(events.iter());
         let standing = standing(&self.portals, &first.portal_id, now);
@@ -351,9 +356,7 @@ impl Engine {
     }
 
     fn put_aside(&mut self, delivery: DeliveryId) {
-        if self.is_tried(delivery) {
-            self.survive_trial();
-        }
+        self.survive_trial(delivery);
         self.set_aside += 1;
         self.effects.outputs.push_back(Output::SetAside(delivery));
     }
@@ -481,7 +484,7 @@ impl Engine {
         self.active = false;
         self.admission.clear();
         self.changelog.lost();
-        self.survive_trial();
+        self.survive_trials();
         // One that is also wanted enriched may have gone out so, and that half must not go out again.
         let has_two_halves = |event: &Event| self.plans.wants(event).parts.is_some();
         for portal in self.portals.values_mut() {

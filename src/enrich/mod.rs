@@ -16,6 +16,7 @@
 //! - `schemas`, `attachments`, `conversations`: what is special about custom objects, engagements and threads;
 //! - [`budget`], `health`, `priority`: whether a call may be sent, and whose goes first;
 //! - `admission`: which deliveries are taken up now, and which are set aside so that they hold up nobody;
+//! - `suspects`: what may have killed a worker, and how it is found out;
 //! - `ledger`: how events ended, for every destination;
 //! - `memory`, `changelog`, `window`: what is known of the past, how it outlives the engine, and its bounds.
 
@@ -47,6 +48,7 @@ mod priority;
 mod protocol;
 mod request;
 mod schemas;
+mod suspects;
 #[cfg(test)]
 pub(crate) mod tests;
 mod window;
@@ -60,4 +62,5 @@ pub use protocol::{
     BudgetLeft, CallId, Copied, DeliveryId, Ending, EngineStats, Input, NoteId, Output, PublishId,
     Published, Source,
 };
+pub use suspects::{HELD_MAX, Step, Suspects};
 pub use window::{RECORDS_CAPACITY, Recent, SEEN_CAPACITY, SEEN_KEEP};

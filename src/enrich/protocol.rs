@@ -46,13 +46,9 @@ pub enum Input {
         /// Which queue it came from.
         from: Source,
     },
-    /// An event is to be tried alone, since it may have killed its worker. Nothing else is under way.
-    Suspect {
-        /// Stands for the event, and is settled when that ended.
-        delivery: DeliveryId,
-        /// The event.
-        event: Box<Event>,
-    },
+    /// A lot is to be tried, since an event of it may have killed its worker. Nothing else is under way. Each delivery stands for
+    /// events of one portal, and is settled when these have ended.
+    Suspects(Vec<(DeliveryId, Vec<Event>)>),
     /// A call was answered, or failed.
     Answered {
         /// Which call.

@@ -107,7 +107,10 @@ struct World {
 fn everybody_has(events: &[Event]) -> Published {
     let copy = |destination| Copied {
         destination,
-        listed: events.iter().map(|event| event.id.clone()).collect(),
+        listed: events
+            .iter()
+            .map(|event| event.known_as().into_owned())
+            .collect(),
         is_dead: false,
     };
     Published::Copies(vec![copy(0), copy(1)])

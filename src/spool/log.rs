@@ -98,7 +98,9 @@ impl<D: Disk> Log<D> {
                 Kind::Segment(name) => segments.push((name, bytes)),
                 Kind::Damaged(name) => apart.push((name, bytes)),
                 Kind::Newer => {
-                    let message = format!("{file} was written by a newer program");
+                    let message = format!(
+                        "{file} is called as this version calls no file: a newer one may have written it"
+                    );
                     return Err(io::Error::new(io::ErrorKind::Unsupported, message));
                 }
                 Kind::Other => {}

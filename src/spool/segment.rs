@@ -105,8 +105,8 @@ impl Kind {
     }
 }
 
-fn parse(name: &str) -> Option<Name> {
-    let mut parts = name.strip_suffix(SUFFIX)?.split('-');
+fn parse(text: &str) -> Option<Name> {
+    let mut parts = text.strip_suffix(SUFFIX)?.split('-');
     let number = parts.next()?.parse().ok()?;
     let first = parts.next()?.parse().ok()?;
     if number >= NUMBER_MAX || first >= NUMBER_MAX {
@@ -121,7 +121,8 @@ fn parse(name: &str) -> Option<Name> {
         created,
         mark,
     };
-    parts.next().is_none().then_some(name)
+    // Of the same numbers there is one name, or a file would not be found by it.
+    (name.to_string() == text).then_some(name)
 }
 
 /// What a record holds. A new form gets a new suffix.
@@ -325,6 +326,8 @@ mod tests {
             let huge = Name { number, ..name() };
             assert_eq!(Kind::of(&huge.to_string()), Kind::Newer);
         }
+        let misspelt = text.replace("0000000003", "03");
+        assert_eq!(Kind::of(&misspelt), Kind::Newer);
         for other in ["lock", "", "0000000003-40-1-016d61726b657273.v1.txt"] {
             assert_eq!(Kind::of(other), Kind::Other, "{other}");
         }

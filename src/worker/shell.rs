@@ -24,7 +24,7 @@ use crate::audit;
 use crate::bus::{Consumed, Consumer, Delivery, Message, Queue, Unsettled};
 use crate::enrich::{
     CallId, DeliveryId, Engine, EngineStats, Input, Note, NoteId, Output, PublishId, Published,
-    Source,
+    Source, Step, Suspects,
 };
 use crate::event::{
     Batch, BatchError, DeadLetter, DeadLetterReason, Erasure, Event, Millis, PortalId, Stage,
@@ -36,7 +36,6 @@ use crate::hubspot::client::Changed;
 use super::backlog::{self, Backlog};
 use super::parts::{Delivered, Parts, Round};
 use super::past::{Past, Recalled};
-use super::suspects::{Step, Suspects};
 
 /// The longest a shell sleeps when its engine has no reason to wake.
 const TICK_MAX: Duration = Duration::from_secs(1);
@@ -54,7 +53,9 @@ pub(super) struct Shell {
     consumer: Option<Consumer>,
     backlog: Backlog,
     past: Past,
-    suspects: Suspects,
+    suspects: Suspects<Delivery>,
+    /// While a lot of suspects is tried.
+    trial: Option<OwnedSemaphorePermit>,
     /// Portals whose token or settings changed, of this partition and of others.
     changed: Arc<Changed>,
     unsettled: HashMap<DeliveryId, Taken>,
@@ -69,7 +70,7 @@ pub(super) struct Shell {
 
 /// A batch that was taken and not settled.
 struct Taken {
-    /// `None` where it stands for one event of a suspect.
+    /// `None` where it stands for events of a suspect.
     unsettled: Option<Unsettled>,
     from: Source,
     /// As it came, to be set aside.
@@ -113,7 +114,7 @@ enum Done {
     PutAside(DeliveryId, Vec<Event>),
     /// A delivery could not be set aside: again, after this delay.
     SetAside(DeliveryId, Duration),
-    /// A suspect may be tried.
+    /// A lot of suspects may be tried.
     MayTry(OwnedSemaphorePermit),
     /// Whether somebody should be told of the backlog was looked at.
     Nothing,
@@ -140,6 +141,7 @@ impl Shell {
             backlog: Backlog::new(partition, prefetch),
             past: Past::new(partition),
             suspects: Suspects::default(),
+            trial: None,
             changed: parts.hubspot.watch(),
             parts,
             unsettled: HashMap::new(),
@@ -182,7 +184,7 @@ impl Shell {
                 }
                 Wake::Done(Done::Acknowledge(delivery)) => self.acknowledge(delivery),
                 Wake::Done(Done::PutAside(delivery, purged)) => self.put_aside(delivery, purged),
-                Wake::Done(Done::MayTry(permit)) => self.suspects.begin(permit),
+                Wake::Done(Done::MayTry(permit)) => self.try_lot(permit),
                 Wake::Done(Done::SetAside(delivery, delay)) => self.set_aside(delivery, delay),
                 Wake::Done(Done::Nothing) => {}
                 Wake::Time => self.tell(Input::Tick),
@@ -274,25 +276,18 @@ impl Shell {
         if let Ok(batch) = &batch
             && self.is_suspect(&delivery, batch.events())
         {
-            let events = batch.events().to_vec();
-            let was_tried = events.iter().any(|event| self.engine.is_suspect(event));
-            return self.suspects.add(delivery, from, events, was_tried);
+            return self.suspects.add(delivery, from, batch.events().to_vec());
         }
         if self.suspects.are_there() {
-            return self.suspects.hold(delivery, from);
+            return self.suspects.hold(self.clock.now(), delivery, from);
         }
-        let id = self.next_delivery();
-        self.take_up(id, delivery, batch, from);
+        self.take_up(delivery, batch, from);
     }
 
     /// Hands the engine what was delivered.
-    fn take_up(
-        &mut self,
-        id: DeliveryId,
-        delivery: Delivery,
-        batch: Result<Batch, BatchError>,
-        from: Source,
-    ) {
+    fn take_up(&mut self, delivery: Delivery, batch: Result<Batch, BatchError>, from: Source) {
+        self.last_delivery += 1;
+        let id = DeliveryId(self.last_delivery);
         let span = tracing::info_span!(
             "batch",
             partition = self.partition,
@@ -326,7 +321,8 @@ impl Shell {
     /// Notes which events are in our hands, for an audit that asks.
     fn answer_roll_call(&self, call: u64) {
         let taken = self.unsettled.values().map(|taken| &taken.message);
-        let batches = taken.chain(self.suspects.messages());
+        let waiting = self.suspects.deliveries().map(|delivery| &delivery.message);
+        let batches = taken.chain(waiting);
         let batches = batches.filter_map(|message| Batch::decode(&message.body).ok());
         let events = batches
             .flat_map(Batch::into_events)
@@ -342,75 +338,84 @@ impl Shell {
         }));
     }
 
-    fn next_delivery(&mut self) -> DeliveryId {
-        self.last_delivery += 1;
-        DeliveryId(self.last_delivery)
-    }
-
     /// Whether what was delivered may have killed a worker.
     fn is_suspect(&self, delivery: &Delivery, events: &[Event]) -> bool {
-        self.suspects.came_too_often(delivery)
-            || events.iter().any(|event| self.engine.is_suspect(event))
+        let came_too_often = self
+            .suspects
+            .came_too_often(&delivery.message.id, delivery.delivery_count);
+        came_too_often || events.iter().any(|event| self.engine.tries(event) > 0)
     }
 
-    /// Tries the next event of a suspect, when nothing else is under way, or goes on when all were tried.
+    /// Goes on with suspects, and with what was held back for them.
     fn try_suspects(&mut self) {
-        let is_free = self.unsettled.is_empty() && self.engine.is_idle();
-        if is_free && self.suspects.ask() {
-            let trial = self.parts.trial.clone();
-            self.under_way.push(Box::pin(async move {
-                trial
-                    .acquire_owned()
-                    .await
-                    .map_or(Done::Nothing, Done::MayTry)
-            }));
-        }
-        while let Some(step) = self.suspects.next() {
+        while let Some(step) = self.suspects.next(self.clock.now(), self.is_free()) {
             match step {
-                Step::Try(event, message, from) => self.try_suspect(*event, message, from),
-                Step::Settle(unsettled) => unsettled.ack(),
-                Step::TryWhole(delivery, from) => {
-                    let id = self.next_delivery();
-                    self.suspects.tries(id);
-                    let batch = Batch::decode(&delivery.message.body);
-                    self.take_up(id, delivery, batch, from);
+                Step::Ask => {
+                    let trial = self.parts.trial.clone();
+                    self.under_way.push(Box::pin(async move {
+                        let permit = trial.acquire_owned().await;
+                        permit.map_or(Done::Nothing, Done::MayTry)
+                    }));
                 }
-                Step::Take(delivery, from) => self.take(delivery, from),
+                Step::Settle(delivery) => delivery.unsettled.ack(),
+                Step::Take(delivery, from) => {
+                    let batch = Batch::decode(&delivery.message.body);
+                    self.take_up(delivery, batch, from);
+                }
             }
         }
+        if !self.suspects.are_tried() {
+            self.trial = None;
+        }
     }
 
-    fn try_suspect(&mut self, event: Event, message: Message, from: Source) {
-        let partition = self.partition;
-        tracing::warn!(partition, portal.id = %event.portal_id, event.id = %event.id,
-            "an event that may have killed its worker is tried alone");
-        let delivery = self.next_delivery();
-        let batch = Batch::new(vec![event.clone()]).expect("one event is of one portal");
-        let taken = Taken {
-            unsettled: None,
-            from,
-            message: Message {
-                id: batch.id().to_string(),
-                body: batch.encode().into(),
-                ..message
-            },
-            taken_at: Instant::now(),
-            span: tracing::info_span!("suspect", partition),
-        };
-        self.unsettled.insert(delivery, taken);
-        self.suspects.tries(delivery);
-        let event = Box::new(event);
-        self.tell(Input::Suspect { delivery, event });
+    /// Whether nothing is under way, so that a worker that dies by a suspect dies by nothing else.
+    fn is_free(&self) -> bool {
+        self.unsettled.is_empty() && self.engine.is_idle()
+    }
+
+    /// Tries the next lot of suspects. Until it has ended, no other partition of the process does.
+    fn try_lot(&mut self, permit: OwnedSemaphorePermit) {
+        let (is_free, partition) = (self.is_free(), self.partition);
+        let (engine, unsettled, last) =
+            (&self.engine, &mut self.unsettled, &mut self.last_delivery);
+        let tries = |event: &Event| engine.tries(event);
+        let lot = self
+            .suspects
+            .begin(is_free, tries, |delivery, from, events| {
+                *last += 1;
+                let taken = Taken {
+                    unsettled: None,
+                    from,
+                    message: with_events(&delivery.message, events.to_vec()),
+                    taken_at: Instant::now(),
+                    span: tracing::info_span!("suspects", partition),
+                };
+                unsettled.insert(DeliveryId(*last), taken);
+                DeliveryId(*last)
+            });
+        if lot.is_empty() {
+            return;
+        }
+        let events = lot.iter().map(|(_, events)| events.len()).sum::<usize>();
+        tracing::warn!(
+            partition,
+            events,
+            "events that may have killed a worker are tried with nothing else under way"
+        );
+        self.trial = Some(permit);
+        self.tell(Input::Suspects(lot));
     }
 
     /// Remembers that we live, though what came `from` there is void, or all of it.
     fn survive(&mut self, from: Option<Source>) {
         let taken = self.unsettled.values();
         let taken = taken.filter(|taken| from.is_none_or(|from| taken.from == from));
-        let mut messages: Vec<_> = taken.map(|taken| taken.message.clone()).collect();
-        messages.extend(self.suspects.messages().cloned());
-        messages.extend(self.past.messages().cloned());
-        self.suspects.survived(messages.iter());
+        let taken = taken.map(|taken| &taken.message);
+        let waiting = self.suspects.deliveries().map(|delivery| &delivery.message);
+        let messages = taken.chain(waiting).chain(self.past.messages());
+        let ids: Vec<_> = messages.map(|message| message.id.clone()).collect();
+        self.suspects.survived(ids.iter().map(String::as_str));
     }
 
     /// A message that is no batch of ours is kept whole as a dead letter, and then acknowledged.
@@ -488,12 +493,7 @@ impl Shell {
         if purged.is_empty() {
             return (Some(message.clone()), purged);
         }
-        let batch = Batch::new(left).ok();
-        let message = batch.map(|batch| Message {
-            id: batch.id().to_string(),
-            body: batch.encode().into(),
-            ..message.clone()
-        });
+        let message = (!left.is_empty()).then(|| with_events(message, left));
         (message, purged)
     }
 
@@ -662,7 +662,9 @@ impl Shell {
             }
             self.suspects.settled(id);
         }
-        self.suspects.abandon(from);
+        for delivery in self.suspects.abandon(from) {
+            delivery.unsettled.abandon();
+        }
     }
 }
 
@@ -672,6 +674,16 @@ impl Drop for Shell {
         self.abandon(None);
         self.past.lost();
         self.show(EngineStats::default());
+    }
+}
+
+/// A message with these of a batch's events, and no others.
+fn with_events(message: &Message, events: Vec<Event>) -> Message {
+    let batch = Batch::new(events).expect("some events of one portal");
+    Message {
+        id: batch.id().to_string(),
+        body: batch.encode().into(),
+        ..message.clone()
     }
 }
 

@@ -37,7 +37,7 @@ const LINES_SHOWN: usize = 60;
 /// After so many failures no more are looked for.
 const FAILURES_MAX: usize = 20;
 /// What must have happened in at least one of a hundred histories, or the histories test too little.
-const MUST_HAPPEN: [&str; 35] = [
+const MUST_HAPPEN: [&str; 36] = [
     "plain event",
     "repeated notification",
     "late notification",
@@ -70,8 +70,9 @@ const MUST_HAPPEN: [&str; 35] = [
     "session lost",
     "backlog's session lost",
     "crash",
-    "suspect",
+    "suspect alone",
     "suspects together",
+    "held back",
     "killed by an event",
 ];
 

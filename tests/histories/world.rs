@@ -24,7 +24,6 @@ use crate::trace;
 use crate::weather::Weather;
 
 use bus::{Bus, Message};
-use suspects::Suspects;
 
 mod bus;
 mod people;
@@ -124,7 +123,7 @@ pub struct World {
     /// Events on their way to the receiver.
     notified: BTreeMap<(Millis, u64), Event>,
     bus: Bus,
-    suspects: Suspects,
+    suspects: Suspects<u64>,
     /// The event that kills the process when it is about to go out with its record.
     deadly: Option<EventId>,
     /// The changelog.
@@ -401,6 +400,11 @@ impl World {
                 let (purged, events): (Vec<_>, Vec<_>) =
                     events.partition(|event| self.engine.may_be_dropped(event));
                 if !events.is_empty() {
+                    let taken = self.bus.unsettled.get(&tag);
+                    if let Some(suspect) = taken.and_then(|taken| taken.stands_for) {
+                        let ids = events.iter().map(|event| event.known_as().into_owned());
+                        self.bus.aside.entry(suspect).or_default().extend(ids);
+                    }
                     let message = self.bus.message(events);
                     self.bus.backlog.push_back(message);
                 }
@@ -410,12 +414,8 @@ impl World {
             Happening::AsideDone { life, tag, purged } if life == self.life => {
                 self.coverage.note_if(!purged.is_empty(), "purged aside");
                 if purged.is_empty() {
-                    let taken = self.bus.unsettled.remove(&tag);
-                    let event = taken.and_then(|taken| taken.message.events.first().cloned());
-                    self.is_tried(
-                        tag,
-                        event.map(|event| event.known_as().into_owned()).as_ref(),
-                    );
+                    self.bus.unsettled.remove(&tag);
+                    self.suspects.settled(DeliveryId(tag));
                 } else if let Some(taken) = self.bus.unsettled.get_mut(&tag) {
                     // The others are in the backlog.
                     taken.message.events = purged.clone();
@@ -449,7 +449,10 @@ impl World {
         self.trace(|| format!("▶ {}", trace::input(&input)));
         match &input {
             Input::Batch { events, .. } => self.checks.arrived(events),
-            Input::Suspect { event, .. } => self.checks.arrived(std::slice::from_ref(event)),
+            Input::Suspects(lot) => {
+                let events = lot.iter().map(|(_, events)| events);
+                events.for_each(|events| self.checks.arrived(events));
+            }
             _ => {}
         }
         let life = self.life;
@@ -510,12 +513,13 @@ impl World {
                 self.publish(publish, Publishing::Search(erasure));
             }
             Output::Ack(delivery) => {
-                if self.is_tried(delivery.0, None) {
-                    self.bus.unsettled.remove(&delivery.0);
-                } else if let Some(taken) = self.bus.unsettled.remove(&delivery.0) {
+                self.suspects.settled(delivery);
+                if let Some(taken) = self.bus.unsettled.remove(&delivery.0) {
                     self.checks
                         .acknowledged(&taken.message.events, &self.hubspot)?;
-                    self.bus.acked.push((self.now, taken));
+                    if taken.stands_for.is_none() {
+                        self.bus.acked.push((self.now, taken));
+                    }
                 } else if !self.checks.disturbed {
                     return Err(format!("delivery {} was settled twice", delivery.0));
                 }

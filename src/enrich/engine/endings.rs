@@ -2,7 +2,7 @@
 
 use crate::enrich::changelog::{Note, Page};
 use crate::enrich::ledger::{Fate, Half};
-use crate::enrich::protocol::{DeliveryId, Ending, NoteId, Output, Source};
+use crate::enrich::protocol::{DeliveryId, Ending, NoteId, Output};
 use crate::event::{Event, EventId, Millis, PortalId};
 
 use super::Engine;
@@ -46,11 +46,11 @@ impl Engine {
         }
     }
 
-    /// What waited for a note goes on: deliveries are acknowledged, and a suspect is tried.
+    /// What waited for a note goes on: deliveries are acknowledged, and suspects are tried.
     pub(super) fn acknowledge(&mut self, now: Millis, settled: Vec<DeliveryId>) {
         for delivery in settled {
-            match self.take_noted_suspect(delivery) {
-                Some(event) => self.batch(now, delivery, vec![event], Source::Intake),
+            match self.take_noted_suspects(delivery) {
+                Some(events) => self.take_up(now, delivery, events),
                 None => self.effects.outputs.push_back(Output::Ack(delivery)),
             }
         }
@@ -141,11 +141,8 @@ impl Engine {
     }
 
     pub(super) fn event_ended(&mut self, delivery: DeliveryId) {
-        if self.is_tried(delivery) {
-            self.trial = None;
-            self.changelog.hurry();
-        }
         if self.admission.event_ended(delivery) {
+            self.end_trial(delivery);
             self.changelog.settle(delivery);
             self.has_room = true;
         }

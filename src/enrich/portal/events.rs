@@ -179,12 +179,14 @@ impl Portal {
             let leads_here = |(object_type_id, object_id): &Key| {
                 merged.contains(&RecordDigest::of(&self.id, object_type_id, object_id))
             };
-            let old: Vec<Key> = self
+            let mut old: Vec<Key> = self
                 .lanes
                 .keys()
                 .filter(|key| leads_here(key))
                 .cloned()
                 .collect();
+            // A history replays exactly.
+            old.sort_unstable();
             // That they are gone is told all the same.
             let is_read = |job: &Job| matches!(job.work, Work::Read(_));
             for old in old {

@@ -2,14 +2,14 @@
 
 use super::ledger::{account, counted};
 use super::*;
+use crate::enrich::suspects::TRIES_MAX;
 
 /// Tells the engine to try an event alone, as delivery `tag`.
 fn suspect(world: &mut World, tag: u64, event: &Event) {
     let events = vec![event.clone()];
     world.unsettled.insert(tag, (Source::Intake, tag, events));
-    let event = Box::new(event.clone());
-    let delivery = DeliveryId(tag);
-    world.tell(Input::Suspect { delivery, event });
+    let lot = vec![(DeliveryId(tag), vec![event.clone()])];
+    world.tell(Input::Suspects(lot));
 }
 
 /// What comes after the worker died: it knows what was noted.
@@ -32,11 +32,8 @@ fn that_a_suspect_is_tried_is_noted_before_anything_is_asked_for_it() {
     world
         .unsettled
         .insert(1, (Source::Intake, 1, vec![event.clone()]));
-    let suspect = Input::Suspect {
-        delivery: DeliveryId(1),
-        event: Box::new(event.clone()),
-    };
-    let outputs = world.engine.handle(world.now, suspect);
+    let lot = vec![(DeliveryId(1), vec![event.clone()])];
+    let outputs = world.engine.handle(world.now, Input::Suspects(lot));
     let [Output::Note { id, note }] = &outputs[..] else {
         panic!("a note and nothing else: {outputs:?}");
     };
@@ -50,17 +47,17 @@ fn that_a_suspect_is_tried_is_noted_before_anything_is_asked_for_it() {
     world.settle();
     assert_eq!(world.messages.len(), 1);
     assert_eq!(world.acked, [1]);
-    assert!(!world.engine.is_suspect(&event), "it has ended");
+    assert_eq!(world.engine.tries(&event), 0, "it has ended");
     assert!(world.engine.is_idle());
 }
 
 #[test]
-fn an_event_that_was_tried_thrice_becomes_a_dead_letter_and_is_not_asked_for() {
+fn an_event_that_was_tried_too_often_becomes_a_dead_letter_and_is_not_asked_for() {
     let event = changed("1", 1, "x");
     let mut world = counted(1);
-    for tries in 0..3 {
-        assert_eq!(world.engine.is_suspect(&event), tries > 0);
-        suspect(&mut world, 10 + tries, &event);
+    for tries in 0..TRIES_MAX {
+        assert_eq!(world.engine.tries(&event), tries);
+        suspect(&mut world, 10 + u64::from(tries), &event);
         assert!(world.letters.is_empty());
         world = next(world);
     }
@@ -93,15 +90,8 @@ fn a_suspect_whose_session_was_lost_comes_again() {
     world
         .unsettled
         .insert(1, (Source::Intake, 1, vec![event.clone()]));
-    let delivery = DeliveryId(1);
-    let boxed = Box::new(event.clone());
-    let outputs = world.engine.handle(
-        world.now,
-        Input::Suspect {
-            delivery,
-            event: boxed,
-        },
-    );
+    let lot = vec![(DeliveryId(1), vec![event.clone()])];
+    let outputs = world.engine.handle(world.now, Input::Suspects(lot));
     world.tell(Input::Lost);
     for output in outputs {
         if let Output::Note { id, note } = output {
@@ -126,7 +116,39 @@ fn a_suspect_that_cannot_be_asked_for_is_set_aside_and_not_blamed() {
         suspect(&mut world, tag, &event);
         world.run_for(Duration::from_secs(120));
         assert!(world.letters.is_empty());
-        assert!(!world.engine.is_suspect(&event));
+        assert_eq!(world.engine.tries(&event), 0);
     }
     assert!(world.set_aside >= 5);
+}
+
+#[test]
+fn of_a_lot_that_is_tried_only_what_does_not_end_is_blamed() {
+    let mut world = counted(1);
+    world.record("1", 100, &[]);
+    let done = changed("1", 1, "x");
+    suspect(&mut world, 1, &done);
+    world.settle();
+    let broken = crate::hubspot::call::CallError::Unauthorized;
+    world.model.broken.insert(PORTAL.to_owned(), broken);
+    let (one, other) = (changed("1", 2, "y"), changed("1", 3, "z"));
+    let lot = vec![
+        (DeliveryId(2), vec![done.clone(), one.clone()]),
+        (DeliveryId(3), vec![other.clone()]),
+    ];
+    for (delivery, events) in &lot {
+        let tag = delivery.0;
+        world
+            .unsettled
+            .insert(tag, (Source::Intake, tag, events.clone()));
+    }
+    world.tell(Input::Suspects(lot));
+    let tries = |world: &World, event| world.engine.tries(event);
+    let all = [&done, &one, &other].map(|event| tries(&world, event));
+    assert_eq!(all, [0, 1, 1]);
+    assert!(!world.engine.is_idle());
+    // The portal gets nowhere: that is no fault of theirs.
+    world.run_for(Duration::from_secs(120));
+    let all = [&done, &one, &other].map(|event| tries(&world, event));
+    assert_eq!(all, [0, 0, 0]);
+    assert!(world.set_aside >= 2 && world.engine.is_idle());
 }

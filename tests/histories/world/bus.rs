@@ -1,12 +1,11 @@
 //! The bus, and what goes wrong on it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crm_relay::enrich::{DeliveryId, Engine, Input, Note, Source};
-use crm_relay::event::{DeadLetter, Erased, Erasure, Event, Millis, Searched};
+use crm_relay::enrich::{DeliveryId, Engine, Input, Note, Source, Suspects};
+use crm_relay::event::{DeadLetter, Erased, Erasure, Event, EventId, Millis, Searched};
 
-use super::suspects::Suspects;
 use super::{Happening, LIVES_MAX, World};
 
 /// An acknowledgement younger than this may not have reached the broker when the session breaks.
@@ -26,6 +25,8 @@ pub(super) struct Taken {
     pub(super) from: Source,
     pub(super) since: Millis,
     pub(super) message: Message,
+    /// The suspect whose events it stands for.
+    pub(super) stands_for: Option<u64>,
 }
 
 #[derive(Default)]
@@ -35,6 +36,8 @@ pub(super) struct Bus {
     /// The dead letters.
     pub(super) letters: Vec<DeadLetter>,
     pub(super) unsettled: BTreeMap<u64, Taken>,
+    /// Events of suspects that were set aside.
+    pub(super) aside: BTreeMap<u64, BTreeSet<EventId>>,
     /// Acknowledged just now.
     pub(super) acked: Vec<(Millis, Taken)>,
     pub(super) last_tag: u64,
@@ -80,7 +83,7 @@ impl World {
             self.tell(Input::Lost)?;
         } else if self.bus.backlog_open && self.dice.chance(self.weather.lost_backlog) {
             self.coverage.note("backlog's session lost");
-            self.suspects.survive(&self.bus);
+            self.survive();
             self.give_back(Some(Source::Backlog));
             self.checks.disturbed = true;
         } else if self.weather.revoked > 0 && self.dice.chance(self.weather.revoked) {
@@ -121,7 +124,7 @@ impl World {
         self.checks.disturbed = true;
         self.bus.connected = false;
         self.bus.backlog_open = false;
-        self.suspects.survive(&self.bus);
+        self.survive();
         self.give_back(None);
         let delay = self.dice.millis(100, 5_000);
         let life = self.life;
@@ -138,11 +141,14 @@ impl World {
         let unsettled: Vec<_> = bus
             .unsettled
             .extract_if(.., |_, taken| is_meant(taken))
-            .map(|(_, taken)| taken)
             .collect();
-        let stood_for_one = self.suspects.forget(&bus.unsettled);
+        for (tag, _) in &unsettled {
+            self.suspects.settled(DeliveryId(*tag));
+        }
+        let _ = self.suspects.abandon(only);
+        let unsettled = unsettled.into_iter().map(|(_, taken)| taken);
+        let unsettled = unsettled.filter(|taken| taken.stands_for.is_none());
         let all = young.map(|(_, taken)| taken).chain(unsettled);
-        let all = all.filter(|taken| Some(taken.message.id) != stood_for_one);
         for mut taken in all.collect::<Vec<_>>().into_iter().rev() {
             taken.message.count += 1;
             match taken.from {
@@ -154,12 +160,20 @@ impl World {
 
     /// The broker delivers what the window has room for.
     pub(super) fn supply(&mut self) -> Result<(), String> {
+        self.deliver()?;
+        while self.try_suspects()? {
+            self.deliver()?;
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self) -> Result<(), String> {
         while self.bus.connected {
             let bus = &mut self.bus;
             let out = |from| {
                 bus.unsettled
                     .values()
-                    .filter(|taken| taken.from == from)
+                    .filter(|taken| taken.from == from && taken.stands_for.is_none())
                     .count()
             };
             let (intake, backlog) = (out(Source::Intake), out(Source::Backlog));
@@ -181,17 +195,20 @@ impl World {
                     from,
                     since,
                     message,
+                    stands_for: None,
                 },
             );
             if self.is_suspect(tag) {
-                self.suspects.waiting.push_back(tag);
+                let message = self.bus.unsettled.get(&tag).map(|taken| &taken.message);
+                let events = message.map_or_else(Vec::new, |message| message.events.clone());
+                self.suspects.add(tag, from, events);
             } else if self.suspects.are_there() {
-                self.suspects.held.push_back(tag);
+                self.suspects.hold(self.now, tag, from);
             } else {
                 self.hand_over(tag)?;
             }
         }
-        self.try_suspects()
+        Ok(())
     }
 
     /// The engine gets a delivery.

@@ -1,184 +1,96 @@
-//! What a shell does with deliveries that may have killed a worker: they are tried event by event, with nothing else under way.
+//! What a shell does with deliveries that may have killed a worker: lots of their events are tried, with nothing else under way.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
-use crm_relay::enrich::{DeliveryId, Input, Source};
-use crm_relay::event::{Event, EventId};
+use crm_relay::enrich::{DeliveryId, HELD_MAX, Input, Source, Step};
+use crm_relay::event::Event;
 
-use super::World;
-use super::bus::{Bus, Taken};
+use super::bus::Taken;
+use super::{STUCK_AFTER, World};
 
-/// From so many deliveries before on, one is a suspect.
-const SUSPECT_FROM: u32 = 2;
-/// From so many on, it is tried event by event.
-const SINGLY_FROM: u32 = 4;
-/// The most that are tried together.
-const GROUP_MAX: usize = 16;
-
-#[derive(Default)]
-pub(super) struct Suspects {
-    /// Messages that were in hand when a session broke and the process lived.
-    survived: BTreeSet<u64>,
-    /// Suspects, and other deliveries that wait meanwhile, by tag.
-    pub(super) waiting: VecDeque<u64>,
-    pub(super) held: VecDeque<u64>,
-    /// Suspects that are tried together.
-    group: BTreeSet<u64>,
-    trial: Option<Trial>,
-}
-
-/// A delivery that is being tried event by event.
-struct Trial {
-    tag: u64,
-    left: VecDeque<Event>,
-    /// What stands for the event under way, and its message.
-    event: Option<(u64, u64)>,
-    /// Events that were set aside.
-    aside: BTreeSet<EventId>,
-}
-
-impl Suspects {
-    pub(super) fn are_there(&self) -> bool {
-        self.trial.is_some() || !self.group.is_empty() || !self.waiting.is_empty()
-    }
-
-    pub(super) fn survive(&mut self, bus: &Bus) {
-        let taken = bus.unsettled.values();
-        self.survived.extend(taken.map(|taken| taken.message.id));
-    }
-
-    /// Deliveries are void, all but these. Returns the message that only stood for an event of such a one.
-    pub(super) fn forget(&mut self, left: &BTreeMap<u64, Taken>) -> Option<u64> {
-        let trial = self.trial.take_if(|trial| !left.contains_key(&trial.tag));
-        let (_, message) = trial?.event?;
-        Some(message)
-    }
-}
+/// When all is well, nothing is held back for suspects for longer: what was under way ends, neighbours have waited
+/// for long, and the lot ends that is being tried.
+const HELD_BACK_MAX: Duration = HELD_MAX.saturating_add(STUCK_AFTER.saturating_mul(2));
 
 impl World {
     pub(super) fn is_suspect(&self, tag: u64) -> bool {
         let Some(Taken { message, .. }) = self.bus.unsettled.get(&tag) else {
             return false;
         };
-        let too_often =
-            message.count >= SUSPECT_FROM && !self.suspects.survived.contains(&message.id);
-        too_often || message.events.iter().any(|one| self.engine.is_suspect(one))
+        let id = message.id.to_string();
+        let mut events = message.events.iter();
+        self.suspects.came_too_often(&id, message.count)
+            || events.any(|event| self.engine.tries(event) > 0)
     }
 
-    /// Goes on with suspects, and with what waits for them.
-    pub(super) fn try_suspects(&mut self) -> Result<(), String> {
-        loop {
-            let known = &self.bus.unsettled;
-            self.suspects.waiting.retain(|tag| known.contains_key(tag));
-            self.suspects.held.retain(|tag| known.contains_key(tag));
-            self.suspects.group.retain(|tag| known.contains_key(tag));
-            let Some(trial) = &mut self.suspects.trial else {
-                if !self.suspects.group.is_empty() {
-                    return Ok(());
-                }
-                if let Some(tag) = self.next_suspect() {
-                    if !self.begin_group()? {
-                        self.begin(tag);
-                    }
-                    continue;
-                }
-                let next = match self.suspects.waiting.is_empty() {
-                    true => self.suspects.held.pop_front(),
-                    false => None,
-                };
-                let Some(tag) = next else { return Ok(()) };
-                self.hand_over(tag)?;
-                continue;
+    /// The process lives, though what is in its hands is void.
+    pub(super) fn survive(&mut self) {
+        let taken = self.bus.unsettled.values();
+        let ids: Vec<_> = taken.map(|taken| taken.message.id.to_string()).collect();
+        self.suspects.survived(ids.iter().map(String::as_str));
+    }
+
+    /// Goes on with suspects, and with what was held back for them. Whether there was something to do.
+    pub(super) fn try_suspects(&mut self) -> Result<bool, String> {
+        let mut did_something = false;
+        while let Some(step) = self.suspects.next(self.now, self.is_free()) {
+            match step {
+                Step::Ask => self.try_lot()?,
+                Step::Settle(tag) => self.settle_suspect(tag)?,
+                Step::Take(tag, _) => self.take_held(tag)?,
+            }
+            did_something = true;
+        }
+        Ok(did_something)
+    }
+
+    fn is_free(&self) -> bool {
+        self.bus.unsettled.len() == self.suspects.deliveries().count() && self.engine.is_idle()
+    }
+
+    fn try_lot(&mut self) -> Result<(), String> {
+        let is_free = self.is_free();
+        let (bus, engine, now) = (&mut self.bus, &self.engine, self.now);
+        let tries = |event: &Event| engine.tries(event);
+        let stand_in = |suspect: &u64, from: Source, events: &[Event]| {
+            let message = bus.message(events.to_vec());
+            bus.last_tag += 1;
+            let taken = Taken {
+                from,
+                since: now,
+                message,
+                stands_for: Some(*suspect),
             };
-            if trial.event.is_some() {
-                return Ok(());
-            }
-            let tag = trial.tag;
-            match trial.left.pop_front() {
-                Some(event) => self.try_event(tag, event)?,
-                None => self.end_trial()?,
-            }
-        }
-    }
-
-    /// The next suspect, when nothing else is under way.
-    fn next_suspect(&self) -> Option<u64> {
-        let waiting = self.suspects.waiting.len() + self.suspects.held.len();
-        let is_free = self.bus.unsettled.len() == waiting && self.engine.is_idle();
-        self.suspects.waiting.front().copied().filter(|_| is_free)
-    }
-
-    /// Tries those together that came only a few times. Whether there are any.
-    fn begin_group(&mut self) -> Result<bool, String> {
-        let is_whole = |tag: &u64| {
-            let message = &self.bus.unsettled[tag].message;
-            let tried = message.events.iter().any(|one| self.engine.is_suspect(one));
-            message.count < SINGLY_FROM && !tried
+            bus.unsettled.insert(bus.last_tag, taken);
+            DeliveryId(bus.last_tag)
         };
-        let waiting = self.suspects.waiting.iter().copied();
-        let group: BTreeSet<u64> = waiting.filter(is_whole).take(GROUP_MAX).collect();
-        self.suspects.waiting.retain(|tag| !group.contains(tag));
-        self.suspects.group.clone_from(&group);
-        for tag in &group {
-            self.coverage.note("suspects together");
-            self.hand_over(*tag)?;
+        let lot = self.suspects.begin(is_free, tries, stand_in);
+        let size: usize = lot.iter().map(|(_, events)| events.len()).sum();
+        self.coverage.note_if(size == 1, "suspect alone");
+        self.coverage.note_if(size > 1, "suspects together");
+        self.tell(Input::Suspects(lot))
+    }
+
+    fn take_held(&mut self, tag: u64) -> Result<(), String> {
+        let waited = self.bus.unsettled.get(&tag);
+        let waited = waited.map(|taken| self.now.since(taken.since));
+        if self.weather.fair && waited.is_some_and(|waited| waited > HELD_BACK_MAX) {
+            return Err(format!(
+                "delivery {tag} waited for suspects for {waited:?}, though all was well"
+            ));
         }
-        Ok(!group.is_empty())
+        self.coverage.note("held back");
+        self.hand_over(tag)
     }
 
-    fn begin(&mut self, tag: u64) {
-        self.suspects.waiting.pop_front();
-        let left = self.bus.unsettled.get(&tag);
-        let left = left.map(|taken| taken.message.events.clone());
-        self.coverage.note("suspect");
-        self.suspects.trial = Some(Trial {
-            tag,
-            left: left.unwrap_or_default().into(),
-            event: None,
-            aside: BTreeSet::new(),
-        });
-    }
-
-    fn try_event(&mut self, tag: u64, event: Event) -> Result<(), String> {
-        let from = self.bus.unsettled.get(&tag).map(|taken| taken.from);
-        let message = self.bus.message(vec![event.clone()]);
-        self.bus.last_tag += 1;
-        let stands_for = self.bus.last_tag;
-        if let Some(trial) = &mut self.suspects.trial {
-            trial.event = Some((stands_for, message.id));
-        }
-        let taken = Taken {
-            from: from.unwrap_or(Source::Intake),
-            since: self.now,
-            message,
-        };
-        self.bus.unsettled.insert(stands_for, taken);
-        let event = Box::new(event);
-        let delivery = DeliveryId(stands_for);
-        self.tell(Input::Suspect { delivery, event })
-    }
-
-    /// Whether a tag stands for the event that is being tried; if so it is done with.
-    pub(super) fn is_tried(&mut self, tag: u64, aside: Option<&EventId>) -> bool {
-        let Some(trial) = &mut self.suspects.trial else {
-            return false;
-        };
-        let is_it = trial.event.take_if(|(event, _)| *event == tag).is_some();
-        if is_it {
-            trial.aside.extend(aside.cloned());
-        }
-        is_it
-    }
-
-    fn end_trial(&mut self) -> Result<(), String> {
-        let Some(trial) = self.suspects.trial.take() else {
-            return Ok(());
-        };
-        let Some(taken) = self.bus.unsettled.remove(&trial.tag) else {
+    /// All events of a suspect have ended, but for those that were set aside.
+    fn settle_suspect(&mut self, tag: u64) -> Result<(), String> {
+        let aside = self.bus.aside.remove(&tag).unwrap_or_default();
+        let Some(taken) = self.bus.unsettled.remove(&tag) else {
             return Ok(());
         };
         let mut ended = taken.message.events.clone();
-        ended.retain(|event| !trial.aside.contains(&*event.known_as()));
+        ended.retain(|event| !aside.contains(&*event.known_as()));
         self.checks.acknowledged(&ended, &self.hubspot)?;
         self.bus.acked.push((self.now, taken));
         Ok(())
