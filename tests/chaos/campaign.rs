@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::Plan;
+use crate::audit::{self, Audited};
 use crate::faults::{Fault, possible};
 use crate::report::{Incident, Outcome};
 use crate::rig::becomes;
@@ -152,8 +153,8 @@ pub async fn run(plan: &Plan) -> Outcome {
         sabotage(&stage).await;
     }
     let answered = stage.drain().await;
-    // `crm-relay audit` belongs here: the relay's own ledger must have no hole either.
-    outcome(plan, stage, incidents, died, answered)
+    let audited = audit::audit(&stage).await;
+    outcome(plan, stage, incidents, died, (answered, audited))
 }
 
 /// A test of the test: messages that are taken away must be missed.
@@ -228,7 +229,7 @@ fn outcome(
     stage: Stage,
     incidents: Vec<Incident>,
     died: Vec<PathBuf>,
-    answered: bool,
+    (answered, audited): (bool, Audited),
 ) -> Outcome {
     let missing = stage.ledger.missing();
     Outcome {
@@ -240,6 +241,7 @@ fn outcome(
         given_up: stage.load.answers.given_up.load(Ordering::Relaxed),
         requests: stage.counts()[0],
         settled: answered,
+        audited,
         findings: stage.checker.findings(),
         incidents,
         died,

@@ -6,6 +6,7 @@
 //! its events must say so. `target/chaos/report.md` has the table; the exit code tells whether a promise was broken.
 #![allow(clippy::print_stdout, missing_docs)]
 
+mod audit;
 mod campaign;
 mod faults;
 mod helpers;

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::audit::Audited;
 use crate::rig::checker::Findings;
 use crate::rig::ledger::Missing;
 
@@ -70,6 +71,8 @@ pub struct Outcome {
     pub requests: u64,
     /// Whether HubSpot had everything answered in the end.
     pub settled: bool,
+    /// What the relay's own ledger says.
+    pub audited: Audited,
     pub findings: Findings,
     pub incidents: Vec<Incident>,
     /// Folders of processes that ended by themselves.
@@ -88,6 +91,10 @@ impl Outcome {
             (stuck.count() as u64, "faults after which nothing flowed"),
             (self.died.len() as u64, "processes ended by themselves"),
             (u64::from(!self.settled), "senders not done in time"),
+            (
+                self.audited.differences.len() as u64,
+                "differences between the relay's ledger and what came out",
+            ),
         ];
         let failed = counts.iter().filter(|(count, _)| *count > 0);
         failed
@@ -124,6 +131,10 @@ impl Outcome {
             ("messages that say that they are stale".to_owned(), found.stale),
             ("messages that the broker gave the consumer twice".to_owned(), found.redelivered),
             ("notifications that HubSpot gave up".to_owned(), self.given_up),
+            ("events that ended, by the relay's own ledger".to_owned(), self.audited.ended),
+            ("**differences between that and what came out**".to_owned(), self.audited.differences.len() as u64),
+            ("of these events, ended a second time by a worker that was frozen".to_owned(), self.audited.ended_again),
+            ("copies of them that the ledger knew for repeats".to_owned(), self.audited.duplicates),
         ];
         rows.extend(
             found
@@ -185,6 +196,9 @@ impl Outcome {
         let _ = writeln!(text, "\nFAILED: {}.\n", failures.join(", "));
         for what in &self.findings.told {
             let _ = writeln!(text, "- {what}");
+        }
+        for difference in self.audited.differences.iter().take(TOLD_MAX) {
+            let _ = writeln!(text, "- the ledger: {difference}");
         }
         for missing in self.missing.iter().take(TOLD_MAX) {
             let _ = writeln!(

@@ -22,6 +22,8 @@ pub const PARTITIONS: u16 = 4;
 pub const RECEIVERS: usize = 2;
 /// The receiver that has a spool.
 pub const SPOOLING: usize = 0;
+/// With which the ledger is asked for.
+const ADMIN_TOKEN: &str = "an-admin-token-for-the-campaign";
 /// Asked for, though nothing is sealed here.
 const PORTALS_KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 /// A destination that holds so much, and no more.
@@ -218,7 +220,7 @@ impl Deployment {
         let url = format!("amqp://guest:guest@{}/%2f", broker.address);
         let (narrow, plain) = (portal_id(NARROW_PORTAL), portal_id(PLAIN_PORTAL));
         format!(
-            "public_url = {PUBLIC_URL:?}\n[admin]\nlisten = \"{admin}\"\n[app.main]\nclient_secrets = [{SECRET:?}]\n\
+            "public_url = {PUBLIC_URL:?}\n[admin]\nlisten = \"{admin}\"\ntoken = {ADMIN_TOKEN:?}\n[app.main]\nclient_secrets = [{SECRET:?}]\n\
              [bus]\nurl = {url:?}\nprefix = {PREFIX:?}\npartitions = {PARTITIONS}\n\
              [hubspot]\nbase_url = {hubspot:?}\ntimeout = \"10s\"\n\
              [portals]\nfolder = {:?}\nkeys = [{PORTALS_KEY:?}]\n\

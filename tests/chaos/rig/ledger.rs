@@ -144,6 +144,17 @@ impl Ledger {
         }
     }
 
+    /// How many of a portal came to a destination, or are dead letters of it.
+    pub fn ended(&self, portal: u8, destination: Destination) -> u64 {
+        let entries = self.entries.lock().unwrap();
+        let bits = destination.seen() | destination.dead();
+        let ended = entries
+            .all
+            .iter()
+            .filter(|one| one.portal == portal && one.fate & bits != 0);
+        ended.count() as u64
+    }
+
     /// How many were made.
     pub fn made(&self) -> u64 {
         self.entries.lock().unwrap().all.len() as u64

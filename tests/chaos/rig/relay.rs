@@ -76,7 +76,7 @@ impl Relay {
         let mut command = Command::new(env!("CARGO_BIN_EXE_crm-relay"));
         command
             .args([role, "--config"])
-            .arg(self.folder.join("relay.toml"))
+            .arg(self.config_path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
@@ -88,6 +88,10 @@ impl Relay {
                 .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
         self.child = Some(command.spawn().unwrap());
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.join("relay.toml")
     }
 
     pub fn id(&self) -> u32 {
