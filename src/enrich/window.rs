@@ -80,7 +80,7 @@ impl<K: Clone + Eq + Hash, V> Window<K, V> {
 }
 
 /// A set whose members are forgotten a while after they came. It keeps them by generations and not by the moment, which
-/// takes a third of a [`Window`]'s memory.
+/// takes a third of a `Window`'s memory.
 #[derive(Debug)]
 pub struct Recent<K> {
     /// The oldest first, each with when it began.
