@@ -184,7 +184,8 @@ impl Shell {
                 }
                 Wake::Done(Done::Acknowledge(delivery)) => self.acknowledge(delivery),
                 Wake::Done(Done::PutAside(delivery, purged)) => self.put_aside(delivery, purged),
-                Wake::Done(Done::MayTry(permit)) => self.try_lot(permit),
+                Wake::Done(Done::MayTry(permit)) if !draining => self.try_lot(permit),
+                Wake::Done(Done::MayTry(_)) => {}
                 Wake::Done(Done::SetAside(delivery, delay)) => self.set_aside(delivery, delay),
                 Wake::Done(Done::Nothing) => {}
                 Wake::Time => self.tell(Input::Tick),
