@@ -26,9 +26,10 @@ impl Engine {
     #[must_use]
     pub fn tries(&self, event: &Event) -> u8 {
         let known_as = event.known_as();
-        match self.memory.has_seen(&known_as) {
-            true => 0,
-            false => self.memory.tries(&known_as),
+        // First what is hardly ever so: every event that comes is asked for this.
+        match self.memory.tries(&known_as) {
+            tries if tries > 0 && !self.memory.has_seen(&known_as) => tries,
+            _ => 0,
         }
     }
 

@@ -6,10 +6,17 @@ use crate::enrich::suspects::TRIES_MAX;
 
 /// Tells the engine to try an event alone, as delivery `tag`.
 fn suspect(world: &mut World, tag: u64, event: &Event) {
+    let lot = lot_of(world, tag, event);
+    world.tell(lot);
+}
+
+/// A lot of one event, which was delivered as `tag`.
+fn lot_of(world: &mut World, tag: u64, event: &Event) -> Input {
     let events = vec![event.clone()];
-    world.unsettled.insert(tag, (Source::Intake, tag, events));
-    let lot = vec![(DeliveryId(tag), vec![event.clone()])];
-    world.tell(Input::Suspects(lot));
+    world
+        .unsettled
+        .insert(tag, (Source::Intake, tag, events.clone()));
+    Input::Suspects(vec![(DeliveryId(tag), events)])
 }
 
 /// What comes after the worker died: it knows what was noted.
@@ -29,11 +36,8 @@ fn that_a_suspect_is_tried_is_noted_before_anything_is_asked_for_it() {
     let mut world = counted(1);
     world.record("1", 100, &[]);
     let event = changed("1", 1, "x");
-    world
-        .unsettled
-        .insert(1, (Source::Intake, 1, vec![event.clone()]));
-    let lot = vec![(DeliveryId(1), vec![event.clone()])];
-    let outputs = world.engine.handle(world.now, Input::Suspects(lot));
+    let lot = lot_of(&mut world, 1, &event);
+    let outputs = world.engine.handle(world.now, lot);
     let [Output::Note { id, note }] = &outputs[..] else {
         panic!("a note and nothing else: {outputs:?}");
     };
@@ -87,11 +91,8 @@ fn a_suspect_whose_session_was_lost_comes_again() {
     let mut world = counted(1);
     world.record("1", 100, &[]);
     let event = changed("1", 1, "x");
-    world
-        .unsettled
-        .insert(1, (Source::Intake, 1, vec![event.clone()]));
-    let lot = vec![(DeliveryId(1), vec![event.clone()])];
-    let outputs = world.engine.handle(world.now, Input::Suspects(lot));
+    let lot = lot_of(&mut world, 1, &event);
+    let outputs = world.engine.handle(world.now, lot);
     world.tell(Input::Lost);
     for output in outputs {
         if let Output::Note { id, note } = output {
