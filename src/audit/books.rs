@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::enrich::{Ending, Entry, EventDigest, Note, Recent, SEEN_CAPACITY, SEEN_KEEP};
+use crate::enrich::{
+    Ending, Entry, EventDigest, Note, Recent, SEEN_CAPACITY, SEEN_KEEP, Tally, plain_half,
+};
 use crate::event::{Millis, PortalId};
 
 /// The most findings that are told one by one.
@@ -18,6 +20,8 @@ pub struct Books {
     engines: HashMap<u64, u64>,
     open: HashMap<EventDigest, Open>,
     ended: Recent<EventDigest>,
+    /// Plain halves that ended, where a destination takes events as they are.
+    ended_plain: Recent<EventDigest>,
     accounts: BTreeMap<PortalId, Account>,
     findings: Vec<String>,
     roll_call: Option<(u64, HashSet<EventDigest>)>,
@@ -39,6 +43,9 @@ pub struct Account {
     pub ended: u64,
     /// Those of them that had ended before: two workers had the partition at once.
     pub ended_again: u64,
+    /// Plain halves that had ended before, counted once more for destinations that take events as they are.
+    #[serde(default)]
+    pub plain_ended_again: u64,
     /// Copies of events that had ended or were under way: HubSpot's repeats, and the bus's.
     pub duplicates: u64,
     /// How they ended, by destination.
@@ -105,6 +112,7 @@ impl Books {
             engines: HashMap::new(),
             open: HashMap::new(),
             ended: Recent::new(SEEN_KEEP, SEEN_CAPACITY),
+            ended_plain: Recent::new(SEEN_KEEP, SEEN_CAPACITY),
             accounts: BTreeMap::new(),
             findings: Vec::new(),
             roll_call: None,
@@ -133,6 +141,10 @@ impl Books {
                     "portal {portal_id}: the note of {at} counts other endings than events"
                 ));
             }
+            let plain_again = match note.destinations.iter().any(|counted| counted.plain) {
+                true => self.end_plain_halves(&tally, at),
+                false => 0,
+            };
             for event in tally.arrived {
                 if !self.ended.contains(&event) {
                     let portal_id = portal_id.clone();
@@ -151,6 +163,7 @@ impl Books {
             let account = self.accounts.entry(portal_id).or_default();
             account.ended += tally.ended.len() as u64;
             account.ended_again += again;
+            account.plain_ended_again += plain_again;
             account.duplicates += u64::from(tally.duplicates);
             for count in tally.counts {
                 if let Some(counted) = note.destinations.get(usize::from(count.destination)) {
@@ -159,6 +172,24 @@ impl Books {
                 }
             }
         }
+    }
+
+    /// Takes in which plain halves ended, and returns how many of them had ended before.
+    fn end_plain_halves(&mut self, tally: &Tally, at: Millis) -> u64 {
+        let mut again = 0;
+        for half in &tally.ended_plain {
+            again += u64::from(self.ended_plain.contains(half));
+            self.ended_plain.insert(*half, at);
+        }
+        // Those that ended with their events are not named. Where one had ended before and the engine knew, it did not count it.
+        let mut counted =
+            u64::from(tally.plain_halves).saturating_sub(tally.ended_plain.len() as u64);
+        for event in &tally.ended {
+            let half = plain_half(*event);
+            counted = counted.saturating_sub(u64::from(!self.ended_plain.contains(&half)));
+            self.ended_plain.insert(half, at);
+        }
+        again + counted
     }
 
     /// Something is amiss.
@@ -267,6 +298,32 @@ mod tests {
             (account.ended, account.ended_again, account.open),
             (2, 1, 0)
         );
+    }
+
+    #[test]
+    fn plain_halves_that_two_workers_ended_are_told_however_they_ended() {
+        let plain = |engine, ended_plain: &[u8], ended: &[u8], halves| {
+            let mut note = note(1, 0, &[], ended);
+            note.engine = engine;
+            note.destinations[0].plain = true;
+            let tally = &mut note.tallies[0];
+            let half = |event: &u8| plain_half([*event; 16]);
+            tally.ended_plain = ended_plain.iter().map(half).collect();
+            tally.plain_halves = halves;
+            tally.counts[0].events = halves;
+            note
+        };
+        let again = |notes: &[Note]| {
+            let mut books = Books::new(at(0));
+            notes.iter().cloned().for_each(|note| books.read(note));
+            closed(books).plain_ended_again
+        };
+        let first = plain(1, &[1], &[2], 2);
+        assert_eq!(again(&[first.clone(), plain(2, &[1, 3], &[], 2)]), 1);
+        assert_eq!(again(&[first.clone(), plain(2, &[2], &[1], 2)]), 2);
+        assert_eq!(again(&[first.clone(), plain(2, &[], &[1, 2, 3], 3)]), 2);
+        let knows = plain(2, &[4], &[1, 4, 3], 2);
+        assert_eq!(again(&[first, knows]), 0, "it counted 4 and 3 alone");
     }
 
     #[test]

@@ -212,11 +212,12 @@ fn print_totals(report: &Report, out: &mut impl Write) -> io::Result<()> {
     let sum = |of: fn(&Account) -> u64| report.portals.values().map(of).sum::<u64>();
     writeln!(
         out,
-        "\nevents: {} ended, {} open; copies that came again: {}; ended by two workers: {}; given up by the bus: {}",
+        "\nevents: {} ended, {} open; copies that came again: {}; ended by two workers: {}, and as plain events: {}; given up by the bus: {}",
         sum(|account| account.ended),
         sum(|account| account.open),
         sum(|account| account.duplicates),
         sum(|account| account.ended_again),
+        sum(|account| account.plain_ended_again),
         sum(|account| account.given_up_by_bus),
     )?;
     for partition in &report.partitions {

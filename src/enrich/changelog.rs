@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Millis;
 
-use super::ledger::{Counted, EventDigest, Tallies, Tally};
+use super::ledger::{Counted, Tallies, Tally};
 use super::memory::Entry;
 use super::old_notes;
 use super::protocol::{DeliveryId, NoteId};
@@ -59,14 +59,14 @@ pub enum NoteError {
 }
 
 impl Note {
-    /// What answers the roll call `call`: the events in a worker's hands. No engine learns anything from it.
+    /// Tells something that no engine learns from: what answers an audit's roll call, or what a worker gives back.
     #[must_use]
-    pub fn of_roll_call(call: u64, events: Vec<EventDigest>) -> Self {
+    pub fn of_shell(entry: Entry) -> Self {
         Self {
             engine: 0,
             number: 0,
             at: Millis::default(),
-            entries: vec![Entry::InHand { call, events }],
+            entries: vec![entry],
             destinations: Vec::new(),
             tallies: Vec::new(),
         }

@@ -12,13 +12,21 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use crate::config::DestinationContent;
-use crate::event::{EventId, Millis, PortalId};
+use crate::event::{EventId, IdentityHasher, Millis, PortalId};
 
 use super::changelog::NOTE_DELAY;
 use super::protocol::{Copied, Ending, Published};
 
 /// An [`EventId::digest`].
 pub type EventDigest = [u8; 16];
+
+/// What stands for the plain half of an event among those that ended.
+#[must_use]
+pub fn plain_half(event: EventDigest) -> EventDigest {
+    let mut hasher = IdentityHasher::new("plain");
+    hasher.field(&hex::encode(event));
+    hasher.digest()
+}
 
 /// A half of an event: what destinations take of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

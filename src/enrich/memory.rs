@@ -7,10 +7,10 @@
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-use crate::event::{EventId, IdentityHasher, Millis, ObjectId, PortalId, RecordDigest, Version};
+use crate::event::{EventId, Millis, ObjectId, PortalId, RecordDigest, Version};
 
 use super::job::Key;
-use super::ledger::{EventDigest, Tally};
+use super::ledger::{EventDigest, Tally, plain_half};
 use super::window::{RECORDS_CAPACITY, Recent, SEEN_CAPACITY, SEEN_KEEP, Window};
 
 /// Merges of merges are followed this far.
@@ -59,6 +59,8 @@ pub enum Entry {
         /// Their [`EventId::digest`]s.
         events: Vec<EventDigest>,
     },
+    /// A worker stops and gives these messages back: by their ids, with how often each had come before.
+    GivenBack(Vec<(String, u32)>),
 }
 
 /// The last message that went out about a record.
@@ -152,12 +154,12 @@ impl Memory {
 
     /// Whether an event went out as it is, whatever became of the rest of it.
     pub fn has_seen_plain(&self, id: &EventId) -> bool {
-        self.seen.contains(&plain_digest(id))
+        self.seen.contains(&plain_half(id.digest()))
     }
 
     /// An event went out as it is, and has not ended by that. Returns what stands for that half.
     pub fn see_plain(&mut self, id: &EventId, now: Millis) -> EventDigest {
-        let half = plain_digest(id);
+        let half = plain_half(id.digest());
         self.seen.insert(half, now);
         half
     }
@@ -329,16 +331,9 @@ impl Memory {
             } => self.note_merge(record, survivor, into, at),
             Entry::Erased { record } => self.erased.insert(record, (), at),
             Entry::Tried { event, times } => self.tried.insert(event, times, at),
-            Entry::InHand { .. } => {}
+            Entry::InHand { .. } | Entry::GivenBack(_) => {}
         }
     }
-}
-
-/// What stands for the plain half of an event among those that ended.
-fn plain_digest(id: &EventId) -> [u8; 16] {
-    let mut hasher = IdentityHasher::new("plain");
-    hasher.field(id.as_str());
-    hasher.digest()
 }
 
 fn hash(portal_id: &PortalId, (object_type_id, object_id): &Key) -> RecordDigest {

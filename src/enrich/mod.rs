@@ -55,7 +55,7 @@ mod window;
 
 pub use changelog::{NOTE_DELAY, NOTE_ENTRIES_MAX, Note, NoteError};
 pub use engine::Engine;
-pub use ledger::{Count, Counted, EventDigest, Tally};
+pub use ledger::{Count, Counted, EventDigest, Tally, plain_half};
 pub use memory::{Entry, Sent};
 pub use plan::{Plan, Plans};
 pub use protocol::{

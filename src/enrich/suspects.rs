@@ -9,9 +9,10 @@
 //! Neighbours are not held back for long: when they have been for [`HELD_MAX`] and a lot has ended, they are taken up
 //! before the next one.
 //!
-//! A session that breaks says nothing against what was in hand, if the process lives: that is remembered.
+//! A session that breaks says nothing against what was in hand, if the process lives: that is remembered. Nor does a
+//! worker that stops, or gives the partition up: it notes what it had in hand and how often that had come.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use crate::event::{Event, Millis};
@@ -29,15 +30,15 @@ pub(super) const TRIES_MAX: u8 = 5;
 const _: () = assert!(TRIES_MAX as usize == LOTS.len());
 /// How long neighbours are held back, before the lot that is being tried is the last that they wait for.
 pub const HELD_MAX: Duration = Duration::from_secs(30);
-/// Messages that are remembered to have been in hand when a session broke. At the bound all are forgotten, and some may be
-/// tried without need.
-const SURVIVED_MAX: usize = 10_000;
+/// Messages that are remembered to have been in hand without harm. At the bound all are forgotten, and some may be tried without
+/// need.
+const HARMLESS_MAX: usize = 10_000;
 
 /// What a shell knows of suspects. `D` is its handle of a delivery.
 #[derive(Debug)]
 pub struct Suspects<D> {
-    /// By message id.
-    survived: HashSet<String>,
+    /// By message id, how many of its deliveries killed nobody.
+    harmless: HashMap<String, u32>,
     /// The oldest first, and so those of the lot.
     waiting: VecDeque<Suspect<D>>,
     /// What stands for the events of the lot.
@@ -76,7 +77,7 @@ pub enum Step<D> {
 impl<D> Default for Suspects<D> {
     fn default() -> Self {
         Self {
-            survived: HashSet::new(),
+            harmless: HashMap::new(),
             waiting: VecDeque::new(),
             lot: HashSet::new(),
             lot_ended: false,
@@ -104,7 +105,8 @@ impl<D> Suspects<D> {
     /// Whether a message was delivered too often to be taken up with others.
     #[must_use]
     pub fn came_too_often(&self, message_id: &str, delivery_count: u32) -> bool {
-        delivery_count >= SUSPECT_FROM && !self.survived.contains(message_id)
+        let harmless = self.harmless.get(message_id).copied().unwrap_or(0);
+        delivery_count.saturating_sub(harmless) >= SUSPECT_FROM
     }
 
     /// A suspect came.
@@ -191,12 +193,27 @@ impl<D> Suspects<D> {
         }
     }
 
-    /// The process lives, though the session that made a delivery of this message is gone.
-    pub fn survived<'m>(&mut self, message_ids: impl Iterator<Item = &'m str>) {
-        if self.survived.len() >= SURVIVED_MAX {
-            self.survived.clear();
+    /// The process lives, though the sessions that made deliveries of these messages are gone: however often they come to it, it
+    /// was not by them that it died.
+    pub fn survived(&mut self, message_ids: impl IntoIterator<Item = String>) {
+        let all = |id| (id, u32::MAX);
+        self.add_harmless(message_ids.into_iter().map(all));
+    }
+
+    /// A worker gave these back when it stopped. Each had come so often before, and did no harm by coming once more.
+    pub fn given_back(&mut self, messages: impl IntoIterator<Item = (String, u32)>) {
+        let with_last = |(id, before): (_, u32)| (id, before.saturating_add(1));
+        self.add_harmless(messages.into_iter().map(with_last));
+    }
+
+    fn add_harmless(&mut self, messages: impl Iterator<Item = (String, u32)>) {
+        if self.harmless.len() >= HARMLESS_MAX {
+            self.harmless.clear();
         }
-        self.survived.extend(message_ids.map(str::to_owned));
+        for (id, deliveries) in messages {
+            let known = self.harmless.entry(id).or_default();
+            *known = deliveries.max(*known);
+        }
     }
 
     /// What waits here or is being tried.
@@ -266,6 +283,19 @@ mod tests {
             size
         });
         each.collect()
+    }
+
+    #[test]
+    fn deliveries_that_killed_nobody_do_not_count() {
+        let mut suspects = Suspects::<()>::default();
+        assert!(!suspects.came_too_often("a", 1));
+        assert!(suspects.came_too_often("a", 2));
+        suspects.given_back([("a".to_owned(), 1)]);
+        assert!(!suspects.came_too_often("a", 3), "one killed, perhaps");
+        assert!(suspects.came_too_often("a", 4));
+        suspects.survived(["a".to_owned()]);
+        suspects.given_back([("a".to_owned(), 1)]);
+        assert!(!suspects.came_too_often("a", 100), "we live");
     }
 
     #[test]
@@ -352,7 +382,7 @@ mod tests {
     fn what_the_process_survived_is_no_suspect() {
         let mut suspects = Suspects::<()>::default();
         assert!(suspects.came_too_often("a", 2));
-        suspects.survived(["a"].into_iter());
+        suspects.survived(["a".to_owned()]);
         assert!(!suspects.came_too_often("a", 2));
         assert!(!suspects.came_too_often("b", 1));
     }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::bus::{Bus, Delivery, Message, StoredNote};
+use crate::bus::{Bus, Delivery, StoredNote};
 use crate::enrich::{Note, NoteError};
 use crate::jitter::jittered;
 
@@ -81,9 +81,9 @@ impl Past {
         }
     }
 
-    /// The messages that wait.
-    pub(super) fn messages(&self) -> impl Iterator<Item = &Message> {
-        self.waiting.iter().map(|delivery| &delivery.message)
+    /// What waits.
+    pub(super) fn deliveries(&self) -> impl Iterator<Item = &Delivery> {
+        self.waiting.iter()
     }
 
     /// Another worker may have the partition now: what it notes is to be read before the next delivery.

@@ -23,8 +23,8 @@ use tracing::Span;
 use crate::audit;
 use crate::bus::{Consumed, Consumer, Delivery, Message, Queue, Unsettled};
 use crate::enrich::{
-    CallId, DeliveryId, Engine, EngineStats, Input, Note, NoteId, Output, PublishId, Published,
-    Source, Step, Suspects,
+    CallId, DeliveryId, Engine, EngineStats, Entry, Input, Note, NoteId, Output, PublishId,
+    Published, Source, Step, Suspects,
 };
 use crate::event::{
     Batch, BatchError, DeadLetter, DeadLetterReason, Erasure, Event, Millis, PortalId, Stage,
@@ -75,6 +75,8 @@ struct Taken {
     from: Source,
     /// As it came, to be set aside.
     message: Message,
+    /// How often it came before.
+    delivery_count: u32,
     taken_at: Instant,
     span: Span,
 }
@@ -189,7 +191,10 @@ impl Shell {
                 Wake::Done(Done::SetAside(delivery, delay)) => self.set_aside(delivery, delay),
                 Wake::Done(Done::Nothing) => {}
                 Wake::Time => self.tell(Input::Tick),
-                Wake::Stop => draining = true,
+                Wake::Stop => {
+                    draining = true;
+                    self.give_back();
+                }
             }
             if !draining {
                 self.try_suspects();
@@ -250,7 +255,14 @@ impl Shell {
     /// The engine learns what was noted before; then it gets its first deliveries, and the backlog's.
     fn recall(&mut self, recalled: Recalled) {
         match recalled {
-            Recalled::Note(note) => self.engine.restore(note),
+            Recalled::Note(note) => {
+                for entry in &note.entries {
+                    if let Entry::GivenBack(messages) = entry {
+                        self.suspects.given_back(messages.iter().cloned());
+                    }
+                }
+                self.engine.restore(note);
+            }
             Recalled::Unreadable(error) => {
                 let partition = self.partition;
                 tracing::error!(partition, %error, "a note of the changelog is left out; repeats may go out again");
@@ -300,6 +312,7 @@ impl Shell {
             unsettled: Some(delivery.unsettled),
             from,
             message: delivery.message.clone(),
+            delivery_count: delivery.delivery_count,
             taken_at: Instant::now(),
             span: span.clone(),
         };
@@ -328,11 +341,29 @@ impl Shell {
         let events = batches
             .flat_map(Batch::into_events)
             .take(audit::IN_HAND_MAX);
-        let note = Note::of_roll_call(
-            call,
-            events.map(|event| event.known_as().digest()).collect(),
-        );
-        let (parts, partition, body) = (self.parts.clone(), self.partition, note.encode());
+        let events = events.map(|event| event.known_as().digest()).collect();
+        self.note_by_itself(Entry::InHand { call, events });
+    }
+
+    /// Notes what we have in hand: whoever gets it next is to know that it killed nobody here.
+    fn give_back(&self) {
+        let taken = self.unsettled.values();
+        let taken = taken.filter(|taken| taken.unsettled.is_some());
+        let taken = taken.map(|taken| (&taken.message, taken.delivery_count));
+        let waiting = self.suspects.deliveries().chain(self.past.deliveries());
+        let waiting = waiting.map(|delivery| (&delivery.message, delivery.delivery_count));
+        let messages = taken.chain(waiting);
+        let messages: Vec<_> = messages
+            .map(|(message, count)| (message.id.clone(), count))
+            .collect();
+        if !messages.is_empty() {
+            self.note_by_itself(Entry::GivenBack(messages));
+        }
+    }
+
+    fn note_by_itself(&self, entry: Entry) {
+        let (parts, partition) = (self.parts.clone(), self.partition);
+        let body = Note::of_shell(entry).encode();
         self.under_way.push(Box::pin(async move {
             parts.note(partition, NoteId(0), body).await;
             Done::Nothing
@@ -389,6 +420,7 @@ impl Shell {
                     unsettled: None,
                     from,
                     message: with_events(&delivery.message, events.to_vec()),
+                    delivery_count: delivery.delivery_count,
                     taken_at: Instant::now(),
                     span: tracing::info_span!("suspects", partition),
                 };
@@ -413,10 +445,10 @@ impl Shell {
         let taken = self.unsettled.values();
         let taken = taken.filter(|taken| from.is_none_or(|from| taken.from == from));
         let taken = taken.map(|taken| &taken.message);
-        let waiting = self.suspects.deliveries().map(|delivery| &delivery.message);
-        let messages = taken.chain(waiting).chain(self.past.messages());
+        let waiting = self.suspects.deliveries().chain(self.past.deliveries());
+        let messages = taken.chain(waiting.map(|delivery| &delivery.message));
         let ids: Vec<_> = messages.map(|message| message.id.clone()).collect();
-        self.suspects.survived(ids.iter().map(String::as_str));
+        self.suspects.survived(ids);
     }
 
     /// A message that is no batch of ours is kept whole as a dead letter, and then acknowledged.

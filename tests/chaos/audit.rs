@@ -112,8 +112,10 @@ fn differs(account: &Account, destination: Destination, came: u64) -> Option<Str
     let endings = endings.unwrap_or_default();
     let ended = endings.delivered + endings.merged + endings.dead;
     let lacks = ended + account.given_up_by_bus < came;
-    // Of a plain half that two workers ended nothing tells that it ended again.
-    let may_exceed = destination == Destination::Plain;
-    let exceeds = !may_exceed && ended > came + account.ended_again;
+    let again = match destination {
+        Destination::Plain => account.plain_ended_again,
+        _ => account.ended_again,
+    };
+    let exceeds = ended > came + again;
     (lacks || exceeds).then(|| format!("{ended} events ended by the ledger, {came} came out"))
 }

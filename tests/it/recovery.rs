@@ -23,7 +23,7 @@ const FAULTS: usize = 3;
 const ARRIVAL_MAX: Duration = Duration::from_secs(60);
 
 /// How long partitions may take to move.
-const SHARING_MAX: Duration = Duration::from_secs(20);
+const SHARING_MAX: Duration = Duration::from_secs(40);
 
 pub type Seen = BTreeMap<EventId, usize>;
 

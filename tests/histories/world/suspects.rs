@@ -27,7 +27,7 @@ impl World {
     pub(super) fn survive(&mut self) {
         let taken = self.bus.unsettled.values();
         let ids: Vec<_> = taken.map(|taken| taken.message.id.to_string()).collect();
-        self.suspects.survived(ids.iter().map(String::as_str));
+        self.suspects.survived(ids);
     }
 
     /// Goes on with suspects, and with what was held back for them. Whether there was something to do.
