@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use crate::event::{Event, Millis};
 
+use super::changelog::Note;
+use super::memory::Entry;
 use super::protocol::{DeliveryId, Source};
 
 /// From so many deliveries before on, one is a suspect.
@@ -200,10 +202,16 @@ impl<D> Suspects<D> {
         self.add_harmless(message_ids.into_iter().map(all));
     }
 
-    /// A worker gave these back when it stopped. Each had come so often before, and did no harm by coming once more.
-    pub fn given_back(&mut self, messages: impl IntoIterator<Item = (String, u32)>) {
-        let with_last = |(id, before): (_, u32)| (id, before.saturating_add(1));
-        self.add_harmless(messages.into_iter().map(with_last));
+    /// Learns what workers gave back when they stopped: each message had come so often before, and did no harm by coming once
+    /// more.
+    pub fn read(&mut self, note: &Note) {
+        for entry in &note.entries {
+            if let Entry::GivenBack(messages) = entry {
+                let with_last =
+                    |(id, before): &(String, u32)| (id.clone(), before.saturating_add(1));
+                self.add_harmless(messages.iter().map(with_last));
+            }
+        }
     }
 
     fn add_harmless(&mut self, messages: impl Iterator<Item = (String, u32)>) {
@@ -288,13 +296,14 @@ mod tests {
     #[test]
     fn deliveries_that_killed_nobody_do_not_count() {
         let mut suspects = Suspects::<()>::default();
+        let given_back = Note::of_shell(Entry::GivenBack(vec![("a".to_owned(), 1)]));
         assert!(!suspects.came_too_often("a", 1));
         assert!(suspects.came_too_often("a", 2));
-        suspects.given_back([("a".to_owned(), 1)]);
+        suspects.read(&given_back);
         assert!(!suspects.came_too_often("a", 3), "one killed, perhaps");
         assert!(suspects.came_too_often("a", 4));
         suspects.survived(["a".to_owned()]);
-        suspects.given_back([("a".to_owned(), 1)]);
+        suspects.read(&given_back);
         assert!(!suspects.came_too_often("a", 100), "we live");
     }
 

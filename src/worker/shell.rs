@@ -256,11 +256,7 @@ impl Shell {
     fn recall(&mut self, recalled: Recalled) {
         match recalled {
             Recalled::Note(note) => {
-                for entry in &note.entries {
-                    if let Entry::GivenBack(messages) = entry {
-                        self.suspects.given_back(messages.iter().cloned());
-                    }
-                }
+                self.suspects.read(&note);
                 self.engine.restore(note);
             }
             Recalled::Unreadable(error) => {

@@ -37,7 +37,7 @@ const LINES_SHOWN: usize = 60;
 /// After so many failures no more are looked for.
 const FAILURES_MAX: usize = 20;
 /// What must have happened in at least one of a hundred histories, or the histories test too little.
-const MUST_HAPPEN: [&str; 36] = [
+const MUST_HAPPEN: [&str; 37] = [
     "plain event",
     "repeated notification",
     "late notification",
@@ -70,6 +70,7 @@ const MUST_HAPPEN: [&str; 36] = [
     "session lost",
     "backlog's session lost",
     "crash",
+    "stopped",
     "suspect alone",
     "suspects together",
     "held back",

@@ -46,6 +46,8 @@ pub struct Weather {
     pub lost_session: u64,
     pub lost_backlog: u64,
     pub crash: u64,
+    /// The process stops, and tells whoever comes next what it gives back.
+    pub stop: u64,
     /// An event kills the process whenever it goes out.
     pub deadly: bool,
 }
@@ -83,6 +85,7 @@ impl Weather {
             lost_session: Self::rate(dice, 40),
             lost_backlog: Self::rate(dice, 40),
             crash: Self::rate(dice, 20),
+            stop: Self::rate(dice, 20),
             fair: dice.chance(250),
             plain: dice.chance(300),
             deadly: dice.chance(100),

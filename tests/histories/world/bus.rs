@@ -77,6 +77,10 @@ impl World {
         if self.dice.chance(self.weather.crash) {
             self.coverage.note("crash");
             self.crash();
+        } else if self.dice.chance(self.weather.stop) {
+            self.coverage.note("stopped");
+            self.note_what_is_given_back();
+            self.crash();
         } else if self.bus.connected && self.dice.chance(self.weather.lost_session) {
             self.coverage.note("session lost");
             self.lose_session();
@@ -109,11 +113,14 @@ impl World {
         self.checks.new_life();
     }
 
-    /// The engine learns what the one before it noted.
+    /// The engine and its shell learn what those before them noted.
     pub(super) fn restore(&mut self) {
         for note in &self.notes {
             match Note::decode(note) {
-                Ok(note) => self.engine.restore(note),
+                Ok(note) => {
+                    self.suspects.read(&note);
+                    self.engine.restore(note);
+                }
                 Err(error) => panic!("a note cannot be read: {error}"),
             }
         }

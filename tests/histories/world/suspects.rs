@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crm_relay::enrich::{DeliveryId, HELD_MAX, Input, Source, Step};
+use crm_relay::enrich::{DeliveryId, Entry, HELD_MAX, Input, Note, Source, Step};
 use crm_relay::event::Event;
 
 use super::bus::Taken;
@@ -28,6 +28,14 @@ impl World {
         let taken = self.bus.unsettled.values();
         let ids: Vec<_> = taken.map(|taken| taken.message.id.to_string()).collect();
         self.suspects.survived(ids);
+    }
+
+    pub(super) fn note_what_is_given_back(&mut self) {
+        let taken = self.bus.unsettled.values();
+        let whole = taken.filter(|taken| taken.stands_for.is_none());
+        let messages = whole.map(|taken| (taken.message.id.to_string(), taken.message.count));
+        let note = Note::of_shell(Entry::GivenBack(messages.collect()));
+        self.notes.push(note.encode());
     }
 
     /// Goes on with suspects, and with what was held back for them. Whether there was something to do.
