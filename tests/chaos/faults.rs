@@ -124,7 +124,7 @@ pub fn possible(parts: &Deployment) -> Vec<Fault> {
     if parts.cluster.size() > 1 {
         faults.extend([Fault::KillFollower, Fault::KillMajority]);
     }
-    if parts.spool_mount.is_some() {
+    if parts.spool_disk.is_some() {
         faults.push(Fault::SpoolDiskFull);
     }
     if parts.receivers[1].clock().is_some() {
@@ -279,7 +279,7 @@ impl Fault {
             Self::SpoolDiskFull => {
                 parts.receivers_to_broker[SPOOLING].set(Mode::REFUSE);
                 parts.receivers_to_broker[SPOOLING].cut();
-                parts.spool_mount.as_ref().expect("a mount").fill();
+                parts.spool_disk.as_ref().expect("a disk").fill();
             }
             Self::Descriptors(part) => {
                 let relay = &parts.of(part)[at];
@@ -371,7 +371,7 @@ impl Struck {
             Fault::DiskAlarm => set_disk_limit(parts, NO_DISK_ALARM),
             Fault::DestinationFull => checker.pause(Destination::Narrow, false),
             Fault::SpoolDiskFull => {
-                parts.spool_mount.as_ref().expect("a mount").empty();
+                parts.spool_disk.as_ref().expect("a disk").empty();
                 parts.receivers_to_broker[SPOOLING].set(Mode::PASS);
             }
             Fault::Descriptors(part) => parts.of(part)[at].limit_descriptors(None),

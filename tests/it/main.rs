@@ -16,6 +16,7 @@ mod bus_verdicts;
 mod dead;
 mod delivery;
 mod destinations;
+mod disk;
 mod enrichment;
 mod erasure;
 mod ingress;

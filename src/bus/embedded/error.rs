@@ -64,15 +64,18 @@ pub enum EmbeddedError {
 /// Whether `error` may pass by itself, after a rollback: the disk is full, or somebody else holds the database.
 /// After all others (an I/O or fsync error above all) the page cache cannot be trusted.
 pub(super) fn passes(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(
-            ErrorCode::DiskFull
-                | ErrorCode::DatabaseBusy
-                | ErrorCode::DatabaseLocked
-                | ErrorCode::OutOfMemory
+    let extended = error.sqlite_error().map(|error| error.extended_code);
+    // On a full disk the index of SQLite's log cannot grow, which it calls an I/O error.
+    extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
+        || matches!(
+            error.sqlite_error_code(),
+            Some(
+                ErrorCode::DiskFull
+                    | ErrorCode::DatabaseBusy
+                    | ErrorCode::DatabaseLocked
+                    | ErrorCode::OutOfMemory
+            )
         )
-    )
 }
 
 /// Whether `error` says that the file is no sound database.

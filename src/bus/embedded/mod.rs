@@ -33,6 +33,7 @@ use crate::metrics::{Metrics, seconds};
 mod error;
 mod feed;
 mod open;
+mod room;
 mod signals;
 mod store;
 mod writer;
@@ -42,6 +43,7 @@ mod tests;
 
 pub use error::EmbeddedError;
 
+use room::Room;
 use signals::Signals;
 use store::{Appended, QueueId};
 use writer::{COMMANDS_MAX, Command, Writer};
@@ -96,7 +98,8 @@ impl Embedded {
             return Err(EmbeddedError::NoPartitions);
         }
         let folder = Folder::open(&options.data_dir, "bus.data_dir")?;
-        let store = open::open(&folder.file(DATABASE_FILE)?, options.partitions)?;
+        let database = folder.file(DATABASE_FILE)?;
+        let store = open::open(&database, options.partitions)?;
         let signals = Arc::new(Signals::new(options.partitions, metrics));
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
         let writer = Writer {
@@ -105,6 +108,7 @@ impl Embedded {
             commands: received,
             signals: Arc::clone(&signals),
             fold_at: None,
+            room: Room::new(database),
         };
         signals.set_connected(true);
         std::thread::Builder::new()

@@ -50,6 +50,11 @@ impl QueueId {
         (self.0 >= CHANGELOGS).then(|| self.0 - CHANGELOGS)
     }
 
+    /// Whether it is a partition's queue, of events that nobody took yet.
+    pub(super) fn is_partition(self) -> bool {
+        (0..Self::ERASURES.0).contains(&self.0)
+    }
+
     /// Whether what is delivered too often stays all the same: it is nobody's poison.
     fn has_no_limit(self) -> bool {
         self == Self::DEAD_LETTERS || self == Self::ERASURES
@@ -134,6 +139,20 @@ impl Store {
             transaction,
             next_seq,
         })
+    }
+
+    /// Bytes of the file that hold nothing.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub(super) fn reusable(&self) -> rusqlite::Result<u64> {
+        let ask = |what| {
+            let pages = self
+                .connection
+                .pragma_query_value(None, what, |row| row.get::<_, i64>(0));
+            pages.map(i64::unsigned_abs)
+        };
+        Ok(ask("freelist_count")? * ask("page_size")?)
     }
 
     /// Writes and commits something small: whether the store takes writes again.

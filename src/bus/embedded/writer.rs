@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout_at;
 
 use super::error::passes;
+use super::room::Room;
 use super::signals::Signals;
 use super::store::{Appended, Fetched, QueueId, Round, Store, Wanted};
 use crate::bus::{PublishError, RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN, Settlement, StoredNote};
@@ -76,6 +77,7 @@ pub(super) struct Writer {
     pub(super) signals: Arc<Signals>,
     /// When the log is to be folded back, if something was deleted since.
     pub(super) fold_at: Option<Instant>,
+    pub(super) room: Room,
 }
 
 /// An answer that waits for the commit.
@@ -117,6 +119,7 @@ impl Writer {
         let clock = clock();
         while let Some(first) = self.next(clock.as_ref()) {
             let (round, close) = self.gather(first);
+            let round = self.without_new_events_where_short(round);
             if round.iter().any(deletes) {
                 self.fold_at.get_or_insert(Instant::now() + FOLD_DELAY);
             }
@@ -182,6 +185,17 @@ impl Writer {
         (round, None)
     }
 
+    /// Refuses new events, but nothing else, while the disk has little room.
+    fn without_new_events_where_short(&self, round: Vec<Command>) -> Vec<Command> {
+        let has_room = || self.room.is_enough(self.store.reusable().unwrap_or(0));
+        if !round.iter().any(brings_events) || has_room() {
+            return round;
+        }
+        let (refused, left) = round.into_iter().partition(brings_events);
+        Vec::into_iter(refused).for_each(refuse);
+        left
+    }
+
     /// One transaction for all of `commands`; answers them all, either way.
     fn serve(&mut self, commands: Vec<Command>) -> Result<(), rusqlite::Error> {
         let mut answers = Vec::with_capacity(commands.len());
@@ -210,7 +224,7 @@ impl Writer {
     /// After a failed round: waits until the store takes writes again, unless it never will.
     fn recover(&mut self, mut error: rusqlite::Error) -> Next {
         self.signals.metrics().bus_sessions_lost_total.inc();
-        tracing::error!(%error, "the store takes no writes");
+        tracing::error!(?error, "the store takes no writes");
         let mut delay = RECONNECT_DELAY_MIN;
         while passes(&error) {
             if let Err(done) = self.refuse_for(delay) {
@@ -226,7 +240,10 @@ impl Writer {
             }
             delay = (delay * 2).min(RECONNECT_DELAY_MAX);
         }
-        tracing::error!(%error, "the store failed for good; check its disk, then restart");
+        tracing::error!(
+            ?error,
+            "the store failed for good; check its disk, then restart"
+        );
         Next::Fail
     }
 
@@ -288,6 +305,13 @@ fn deletes(command: &Command) -> bool {
         return false;
     };
     settled.iter().any(|(_, how)| *how == Settlement::Ack)
+}
+
+fn brings_events(command: &Command) -> bool {
+    let Command::Append { messages, .. } = command else {
+        return false;
+    };
+    messages.iter().any(|one| one.queue.is_partition())
 }
 
 fn body_bytes(command: &Command) -> usize {

@@ -12,6 +12,7 @@ use crm_relay::simulator::{
 };
 
 use super::cluster::Cluster;
+use super::disk::Disk;
 use super::ledger::{Destination, NARROW_PORTAL, PLAIN_PORTAL};
 use super::load::{Backend, PROPERTY, PUBLIC_URL, SECRET, portal_id};
 use super::proxy::Proxy;
@@ -59,7 +60,7 @@ pub struct Deployment {
     /// Each worker to HubSpot.
     pub to_hubspot: Vec<Proxy>,
     /// The spool's own file system, where one could be mounted.
-    pub spool_mount: Option<Mount>,
+    pub spool_disk: Option<Disk>,
     portals_folder: PathBuf,
     /// Holds everything that is on disk but the broker's.
     pub folder: PathBuf,
@@ -82,7 +83,7 @@ impl Deployment {
             receivers_to_broker: Vec::new(),
             workers_to_broker: Vec::new(),
             to_hubspot: Vec::new(),
-            spool_mount: None,
+            spool_disk: None,
             portals_folder,
             folder: folder.to_owned(),
         };
@@ -177,7 +178,7 @@ impl Deployment {
         if index == SPOOLING {
             let spool = folder.join("disk");
             fs::create_dir_all(&spool).unwrap();
-            self.spool_mount = Mount::tmpfs(&spool, SPOOL_DISK_BYTES);
+            self.spool_disk = Disk::mount(&spool, SPOOL_DISK_BYTES);
             let spool = spool.join("spool");
             more = format!("[spool]\nfolder = {spool:?}\nbytes_max = {SPOOL_BYTES_MAX:?}\n");
         }
@@ -296,41 +297,4 @@ fn clock(folder: &Path, wanted: bool) -> Option<Clock> {
     };
     clock.set("+0");
     Some(clock)
-}
-
-/// A small file system of its own, so that it can be full; only root can have one.
-pub struct Mount(PathBuf);
-
-impl Mount {
-    fn tmpfs(path: &Path, bytes: u64) -> Option<Self> {
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
-            .arg(path)
-            .stderr(std::process::Stdio::null())
-            .status();
-        mounted
-            .is_ok_and(|status| status.success())
-            .then(|| Self(path.to_owned()))
-    }
-
-    /// Leaves no room.
-    pub fn fill(&self) {
-        let mut file = fs::File::create(self.0.join("ballast")).unwrap();
-        // Ends with an error when the disk is full, as is wanted.
-        let _ = std::io::copy(&mut std::io::repeat(0), &mut file);
-    }
-
-    /// Gives the room back.
-    pub fn empty(&self) {
-        fs::remove_file(self.0.join("ballast")).unwrap();
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(&self.0)
-            .status();
-    }
 }

@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod deployment;
 #[path = "../../histories/dice.rs"]
 pub mod dice;
+pub mod disk;
 pub mod ledger;
 pub mod load;
 pub mod proxy;

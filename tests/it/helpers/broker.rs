@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// How long a node may take to answer. It takes 5 to 10 seconds on an idle machine.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// How often a node is started that gives up while it does.
+const STARTS_MAX: usize = 5;
 /// How long between two looks whether it answers.
 const START_INTERVAL: Duration = Duration::from_millis(100);
 /// Where `rabbitmq-server` is usually found. Debian's `/usr/sbin` has a wrapper that changes the user.
@@ -261,8 +263,23 @@ impl Broker {
         self.kill();
     }
 
-    /// Starts the node again on its data, and waits until it answers.
+    /// Starts the node again on its data, and waits until it answers. One that gives up, as those of a cluster do now and then that
+    /// start at once, is started again, as its supervisor would.
     pub fn resume(&self) {
+        self.spawn();
+        for _ in 1..STARTS_MAX {
+            if self.waits_until_it_answers() {
+                return;
+            }
+            self.kill();
+            self.spawn();
+        }
+        assert!(self.waits_until_it_answers(), "{}", self.does_not_answer());
+    }
+
+    fn spawn(&self) {
+        // What an earlier start said is not to be taken for what this one says.
+        let _ = fs::remove_file(self.dir.join("console.log"));
         let mut command = self.command("sh");
         command
             .args(["-c", WATCHDOG, "watchdog"])
@@ -271,7 +288,6 @@ impl Broker {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         *self.watchdog.lock().unwrap() = Some(command.spawn().unwrap());
-        self.wait_until_it_answers();
     }
 
     /// [`Self::kill`], then [`Self::resume`].
@@ -348,7 +364,8 @@ impl Broker {
         fs::write(self.dir.join("plugins"), plugins).unwrap();
     }
 
-    fn wait_until_it_answers(&self) {
+    /// False when the node gives up.
+    fn waits_until_it_answers(&self) -> bool {
         let deadline = Instant::now() + START_TIMEOUT;
         let is_there = || {
             let tls = self.tls_port;
@@ -356,14 +373,22 @@ impl Broker {
             answers(self.address()) && tls.is_none_or(listens)
         };
         while !is_there() {
-            assert!(
-                Instant::now() < deadline,
-                "RabbitMQ at {} does not answer; its console says: {}",
-                self.bin.display(),
-                fs::read_to_string(self.dir.join("console.log")).unwrap_or_default()
-            );
+            if self.console().contains("BOOT FAILED") {
+                return false;
+            }
+            assert!(Instant::now() < deadline, "{}", self.does_not_answer());
             std::thread::sleep(START_INTERVAL);
         }
+        true
+    }
+
+    fn console(&self) -> String {
+        fs::read_to_string(self.dir.join("console.log")).unwrap_or_default()
+    }
+
+    fn does_not_answer(&self) -> String {
+        let (bin, console) = (self.bin.display(), self.console());
+        format!("RabbitMQ at {bin} does not answer; its console says: {console}")
     }
 }
 
