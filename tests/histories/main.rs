@@ -31,7 +31,7 @@ use coverage::{Coverage, Total};
 use world::World;
 
 /// How many histories, where nobody says.
-const HISTORIES_DEFAULT: u64 = 10_000;
+const HISTORIES_DEFAULT: u64 = 5_000;
 /// So many lines of a failed history are shown.
 const LINES_SHOWN: usize = 60;
 /// After so many failures no more are looked for.
