@@ -26,9 +26,12 @@ pub(super) async fn run(handle: Arc<Handle>, queue: QueueId, prefetch: u16, feed
         return;
     };
     loop {
-        let wait = connected.wait_for(|connected| *connected);
-        if handle.unless_stopped(&feed, wait).await.is_none() {
-            return;
+        let wait = async { connected.wait_for(|connected| *connected).await.is_ok() };
+        match handle.unless_stopped(&feed, wait).await {
+            None => return,
+            Some(true) => {}
+            // The store has failed for good.
+            Some(false) => return idle(Arc::clone(&handle), feed).await,
         }
         connected.borrow_and_update();
         let session = Session::new(&handle, &feed, lane, queue, prefetch);

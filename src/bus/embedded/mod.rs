@@ -100,17 +100,19 @@ impl Embedded {
         let folder = Folder::open(&options.data_dir, "bus.data_dir")?;
         let database = folder.file(DATABASE_FILE)?;
         let store = open::open(&database, options.partitions)?;
-        let signals = Arc::new(Signals::new(options.partitions, metrics));
+        let (signals, connected) = Signals::new(options.partitions, metrics);
+        let signals = Arc::new(signals);
+        connected.set(true);
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
         let writer = Writer {
             store,
             folder,
             commands: received,
             signals: Arc::clone(&signals),
+            connected,
             fold_at: None,
             room: Room::new(database),
         };
-        signals.set_connected(true);
         std::thread::Builder::new()
             .name("bus-writer".to_owned())
             .spawn(move || writer.run())

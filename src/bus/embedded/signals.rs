@@ -10,8 +10,15 @@ use crate::metrics::Metrics;
 /// Shared by the writer, the bus and the consumers.
 #[derive(Debug)]
 pub(super) struct Signals {
-    connected: watch::Sender<bool>,
+    connected: watch::Receiver<bool>,
     lanes: Vec<Lane>,
+    metrics: Arc<Metrics>,
+}
+
+/// Says whether the store takes messages: no more once it is dropped, which receivers see.
+#[derive(Debug)]
+pub(super) struct Connected {
+    sender: watch::Sender<bool>,
     metrics: Arc<Metrics>,
 }
 
@@ -26,15 +33,21 @@ pub(super) struct Lane {
 
 impl Signals {
     /// For a store with so many partitions, not yet connected.
-    pub(super) fn new(partitions: u16, metrics: Arc<Metrics>) -> Self {
-        Self {
-            connected: watch::Sender::new(false),
+    pub(super) fn new(partitions: u16, metrics: Arc<Metrics>) -> (Self, Connected) {
+        let (sender, connected) = watch::channel(false);
+        let says = Connected {
+            sender,
+            metrics: Arc::clone(&metrics),
+        };
+        let signals = Self {
+            connected,
             // Each partition with its backlog; the erasures and the dead letters.
             lanes: (0..2 * u32::from(partitions) + 2)
                 .map(|_| Lane::default())
                 .collect(),
             metrics,
-        }
+        };
+        (signals, says)
     }
 
     /// A queue's lane.
@@ -44,7 +57,9 @@ impl Signals {
 
     /// Follows whether the store takes messages.
     pub(super) fn connected(&self) -> watch::Receiver<bool> {
-        self.connected.subscribe()
+        let mut connected = self.connected.clone();
+        connected.mark_unchanged();
+        connected
     }
 
     /// Whether the store takes messages right now.
@@ -52,14 +67,22 @@ impl Signals {
         *self.connected.borrow()
     }
 
-    /// Says whether the store takes messages. Every receiver sees a loss, even one that is over when it looks.
-    pub(super) fn set_connected(&self, connected: bool) {
-        self.metrics.bus_connected.set(i64::from(connected));
-        self.connected.send_replace(connected);
-    }
-
     /// Where to count.
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+}
+
+impl Connected {
+    /// Every receiver sees a loss, even one that is over when it looks.
+    pub(super) fn set(&self, connected: bool) {
+        self.metrics.bus_connected.set(i64::from(connected));
+        self.sender.send_replace(connected);
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.set(false);
     }
 }

@@ -357,6 +357,10 @@ async fn a_broken_store_stops_for_good_and_still_closes() {
     let refused = bus.publish(vec![outgoing(Target::Partition(0), "b")]).await;
     assert_eq!(refused, [Err(PublishError::Unavailable)]);
     assert!(!*bus.connected().borrow());
+    let mut connected = bus.connected();
+    let ends = async { while connected.changed().await.is_ok() {} };
+    let in_time = timeout(PATIENCE, ends).await;
+    in_time.expect("it shows that the store does not come back");
     assert_eq!(bus.depth(P0).await, Err(BusUnavailable));
     timeout(PATIENCE, bus.close()).await.unwrap();
 }

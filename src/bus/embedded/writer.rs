@@ -19,7 +19,7 @@ use tokio::time::timeout_at;
 
 use super::error::passes;
 use super::room::Room;
-use super::signals::Signals;
+use super::signals::{Connected, Signals};
 use super::store::{Appended, Fetched, QueueId, Round, Store, Wanted};
 use crate::bus::{PublishError, RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN, Settlement, StoredNote};
 use crate::folder::Folder;
@@ -75,6 +75,8 @@ pub(super) struct Writer {
     pub(super) folder: Folder,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) signals: Arc<Signals>,
+    /// Dropped however the thread ends, a panic included.
+    pub(super) connected: Connected,
     /// When the log is to be folded back, if something was deleted since.
     pub(super) fold_at: Option<Instant>,
     pub(super) room: Room,
@@ -103,19 +105,9 @@ struct Failure {
     at_commit: bool,
 }
 
-/// Says "not connected" however the thread ends, a panic included.
-struct SaysGone(Arc<Signals>);
-
-impl Drop for SaysGone {
-    fn drop(&mut self) {
-        self.0.set_connected(false);
-    }
-}
-
 impl Writer {
     /// Serves commands until it is closed, all senders are gone, or the store fails for good.
     pub(super) fn run(mut self) {
-        let _says_gone = SaysGone(Arc::clone(&self.signals));
         let clock = clock();
         while let Some(first) = self.next(clock.as_ref()) {
             let (round, close) = self.gather(first);
@@ -210,7 +202,7 @@ impl Writer {
             Err(failure) => failure,
         };
         // Before anybody is answered: who publishes again at once is told that the store is away.
-        self.signals.set_connected(false);
+        self.connected.set(false);
         let verdict = if failure.at_commit {
             PublishError::Unknown
         } else {
@@ -233,7 +225,7 @@ impl Writer {
             match self.store.probe() {
                 Ok(()) => {
                     tracing::info!("the store takes writes again");
-                    self.signals.set_connected(true);
+                    self.connected.set(true);
                     return Next::Serve;
                 }
                 Err(again) => error = again,
@@ -278,7 +270,7 @@ impl Writer {
 
     fn close(mut self, done: Option<oneshot::Sender<()>>) {
         self.commands.close();
-        self.signals.set_connected(false);
+        self.connected.set(false);
         while let Ok(command) = self.commands.try_recv() {
             refuse(command);
         }

@@ -289,13 +289,14 @@ impl Checker {
         }
         let key = (number(&data.portal_id), number(&data.object_id));
         let record = records.entry(key).or_default();
+        let newest = record.version.clone();
         let disorder = record.take(&data.version, &state, is_stale);
         match disorder {
             Disorder::None => {}
             Disorder::Told => findings.backwards += 1,
             Disorder::Hidden(what) => findings.violation(format!(
-                "{} of portal {} at {destination:?}: {what}",
-                message.subject, data.portal_id
+                "{} of portal {} at {destination:?}: {what}; {}, {status}, after {newest}",
+                message.subject, data.portal_id, data.version
             )),
         }
         Ok(())
@@ -374,7 +375,7 @@ impl Newest {
         let hidden = match *state {
             State::Unknown | State::Unsaid => None,
             _ if is_stale => None,
-            State::Holds(value) if older => (value > self.value && !self.gone)
+            State::Holds(value) if older => (value > self.value && !self.gone && !self.unknown)
                 .then(|| format!("{value} comes with a lower version than {}", self.value)),
             State::Holds(value) => (value < self.value || self.gone).then(|| {
                 let before = if self.gone {
@@ -468,6 +469,17 @@ mod tests {
         assert_eq!(taken(&[gone, ("3", State::Holds(9), false)])[1], "hidden");
         let gone = ("2", State::Gone, false);
         assert_eq!(taken(&[("3", State::Holds(9), false), gone])[1], "hidden");
+    }
+
+    #[test]
+    fn a_state_that_comes_after_word_that_nothing_is_known_is_told_as_older() {
+        let knows_nothing = ("3", State::Unknown, false);
+        let messages = [
+            ("1", State::Holds(5), false),
+            knows_nothing,
+            ("2", State::Holds(6), false),
+        ];
+        assert_eq!(taken(&messages), ["none", "none", "told"]);
     }
 
     #[test]
