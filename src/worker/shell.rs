@@ -343,18 +343,25 @@ impl Shell {
 
     /// Notes what we have in hand: whoever gets it next is to know that it killed nobody here.
     fn give_back(&self) {
-        let taken = self.unsettled.values();
-        let taken = taken.filter(|taken| taken.unsettled.is_some());
-        let taken = taken.map(|taken| (&taken.message, taken.delivery_count));
-        let waiting = self.suspects.deliveries().chain(self.past.deliveries());
-        let waiting = waiting.map(|delivery| (&delivery.message, delivery.delivery_count));
-        let messages = taken.chain(waiting);
+        let messages = self.in_hand(None);
         let messages: Vec<_> = messages
             .map(|(message, count)| (message.id.clone(), count))
             .collect();
         if !messages.is_empty() {
             self.note_by_itself(Entry::GivenBack(messages));
         }
+    }
+
+    /// The messages that were delivered and not settled, with how often each had come before: those taken `from` there, or all, and
+    /// all that wait.
+    fn in_hand(&self, from: Option<Source>) -> impl Iterator<Item = (&Message, u32)> {
+        let is_whole = |taken: &&Taken| taken.unsettled.is_some();
+        let is_meant = move |taken: &&Taken| from.is_none_or(|from| taken.from == from);
+        let taken = self.unsettled.values().filter(is_whole).filter(is_meant);
+        let taken = taken.map(|taken| (&taken.message, taken.delivery_count));
+        let waiting = self.suspects.deliveries().chain(self.past.deliveries());
+        let waiting = waiting.map(|delivery| (&delivery.message, delivery.delivery_count));
+        taken.chain(waiting)
     }
 
     fn note_by_itself(&self, entry: Entry) {
@@ -438,12 +445,10 @@ impl Shell {
 
     /// Remembers that we live, though what came `from` there is void, or all of it.
     fn survive(&mut self, from: Option<Source>) {
-        let taken = self.unsettled.values();
-        let taken = taken.filter(|taken| from.is_none_or(|from| taken.from == from));
-        let taken = taken.map(|taken| &taken.message);
-        let waiting = self.suspects.deliveries().chain(self.past.deliveries());
-        let messages = taken.chain(waiting.map(|delivery| &delivery.message));
-        let ids: Vec<_> = messages.map(|message| message.id.clone()).collect();
+        let ids: Vec<_> = self
+            .in_hand(from)
+            .map(|(message, _)| message.id.clone())
+            .collect();
         self.suspects.survived(ids);
     }
 

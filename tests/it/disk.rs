@@ -6,8 +6,9 @@ use crm_relay::simulator::{Fault, Faults, PortalOptions, RandomFault, Simulator}
 
 use crate::helpers::eventually;
 use crate::helpers::relay::{Bus, RelayProcess};
-use crate::recovery::{RATE, all_arrives, count, portals, simulator};
+use crate::recovery::{RATE, all_is_in_the_file, portals, simulator};
 use crate::rig::disk::Disk;
+use crate::spool::metric;
 
 const DISK_BYTES: u64 = 96 << 20;
 /// What others have of it: the bus refuses events when 64 MiB are left.
@@ -32,28 +33,9 @@ async fn world() -> Option<(Simulator, Vec<PortalOptions>, RelayProcess, Disk)> 
 }
 
 async fn is_refused(relay: &RelayProcess, what: &str) {
-    let series = "crm_relay_ingress_requests_total{outcome=\"unavailable\"} ";
+    let series = "crm_relay_ingress_requests_total{outcome=\"unavailable\"}";
     eventually(what, PATIENCE, async || {
-        let metrics = relay.metrics().await;
-        let count = metrics.lines().find_map(|line| line.strip_prefix(series))?;
-        (count.parse::<u64>().unwrap() > 0).then_some(())
-    })
-    .await;
-}
-
-async fn all_is_in_the_file(
-    simulator: &Simulator,
-    portals: &[PortalOptions],
-    relay: &RelayProcess,
-) {
-    let path = relay.ndjson_path();
-    all_arrives(simulator, portals, async |seen| {
-        let text = std::fs::read_to_string(&path).unwrap();
-        seen.clear();
-        let messages = text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok());
-        count(seen, messages);
+        (metric(relay, series).await > 0).then_some(())
     })
     .await;
 }

@@ -123,6 +123,26 @@ pub async fn all_arrives(
     }
 }
 
+/// The same, where the destination is a file.
+pub async fn all_is_in_the_file(
+    simulator: &Simulator,
+    portals: &[PortalOptions],
+    relay: &RelayProcess,
+) -> Seen {
+    let path = relay.ndjson_path();
+    all_arrives(simulator, portals, async |seen| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        seen.clear();
+        // A line that was cut by a kill is whole further down.
+        let lines = text.lines();
+        count(
+            seen,
+            lines.filter_map(|line| serde_json::from_str(line).ok()),
+        );
+    })
+    .await
+}
+
 /// The ledger has every event that HubSpot was promised, once, and as many in the destination as lie there.
 async fn the_ledger_agrees(
     relay: &RelayProcess,
@@ -185,18 +205,7 @@ async fn the_relay_is_killed_under_load_on_the_embedded_bus_and_nothing_is_lost(
     let simulator = simulator(&portals).await;
     let mut relay = RelayProcess::start(&simulator, &portals, &Bus::Embedded, "").await;
     kill_the_relay_under_load(&simulator, &mut relay).await;
-    let path = relay.ndjson_path();
-    let seen = all_arrives(&simulator, &portals, async |seen| {
-        let text = std::fs::read_to_string(&path).unwrap();
-        seen.clear();
-        // A line that was cut by the kill is whole further down.
-        count(
-            seen,
-            text.lines()
-                .filter_map(|line| serde_json::from_str(line).ok()),
-        );
-    })
-    .await;
+    let seen = all_is_in_the_file(&simulator, &portals, &relay).await;
     the_ledger_agrees(&relay, &simulator, &portals, &seen).await;
     simulator.stop().await;
 }

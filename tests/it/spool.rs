@@ -54,7 +54,7 @@ impl Parts {
     }
 }
 
-async fn metric(relay: &RelayProcess, series: &str) -> u64 {
+pub async fn metric(relay: &RelayProcess, series: &str) -> u64 {
     let metrics = relay.metrics().await;
     let prefix = format!("{series} ");
     let value = metrics.lines().find_map(|line| line.strip_prefix(&prefix));

@@ -35,13 +35,15 @@ impl Room {
     }
 
     /// Whether new events may be stored: what the disk has, what SQLite's log takes for a while, and the `reusable` bytes of the
-    /// database are enough.
-    pub(super) fn is_enough(&self, reusable: u64) -> bool {
+    /// database are enough. These are asked for where the disk alone has too little.
+    pub(super) fn is_enough(&self, reusable: impl FnOnce() -> u64) -> bool {
         // Who cannot know tries.
         let free = free_bytes(&self.database).unwrap_or(DISK_FREE_MIN);
+        if free >= DISK_FREE_MIN {
+            return true;
+        }
         let log = self.log.metadata().map_or(0, |log| log.len());
-        let room = free.saturating_add(log).saturating_add(reusable);
-        if room >= DISK_FREE_MIN {
+        if free.saturating_add(log).saturating_add(reusable()) >= DISK_FREE_MIN {
             return true;
         }
         if let Some(left_out) = self.seldom.may_tell("disk", Instant::now()) {
@@ -49,7 +51,7 @@ impl Room {
                 (ByteSize(free), ByteSize(DISK_FREE_MIN), &self.database);
             tracing::error!(
                 %free, %needed, ?database, left_out,
-                "the disk is nearly full, and no event is taken: give it more room, or see why events do not drain"
+                "the disk of bus.data_dir is nearly full, and no event is taken: give it more room, or see why events do not drain"
             );
         }
         false

@@ -179,12 +179,13 @@ impl Writer {
 
     /// Refuses new events, but nothing else, while the disk has little room.
     fn without_new_events_where_short(&self, round: Vec<Command>) -> Vec<Command> {
-        let has_room = || self.room.is_enough(self.store.reusable().unwrap_or(0));
+        let reusable = || self.store.reusable().unwrap_or(0);
+        let has_room = || self.room.is_enough(reusable);
         if !round.iter().any(brings_events) || has_room() {
             return round;
         }
-        let (refused, left) = round.into_iter().partition(brings_events);
-        Vec::into_iter(refused).for_each(refuse);
+        let (refused, left): (Vec<_>, Vec<_>) = round.into_iter().partition(brings_events);
+        refused.into_iter().for_each(refuse);
         left
     }
 

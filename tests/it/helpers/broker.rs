@@ -266,15 +266,14 @@ impl Broker {
     /// Starts the node again on its data, and waits until it answers. One that gives up, as those of a cluster do now and then that
     /// start at once, is started again, as its supervisor would.
     pub fn resume(&self) {
-        self.spawn();
-        for _ in 1..STARTS_MAX {
+        for _ in 0..STARTS_MAX {
+            self.spawn();
             if self.waits_until_it_answers() {
                 return;
             }
             self.kill();
-            self.spawn();
         }
-        assert!(self.waits_until_it_answers(), "{}", self.does_not_answer());
+        panic!("{}", self.does_not_answer());
     }
 
     fn spawn(&self) {
