@@ -11,7 +11,8 @@ use serde::Deserialize;
 use crate::broker::Broker;
 use crate::hubspot::{HubSpot, Manners};
 use crate::load::{PORTAL, PUBLIC_URL, SECRET};
-use crate::process::{Process, free_address, wait_for_listener};
+use crate::ports::free_address;
+use crate::process::{Process, wait_for_listener};
 
 /// The relay's default.
 pub const PARTITIONS: u16 = 16;

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::contender::{access_token, portal_ids};
 use crate::load::{PORTAL, PUBLIC_URL, SECRET};
-use crate::process::{Process, free_address, wait_for_listener};
+use crate::ports::free_address;
+use crate::process::{Process, wait_for_listener};
 
 /// As many calls as anybody could make.
 const UNLIMITED: u32 = 1_000_000_000;

@@ -39,6 +39,8 @@ mod load;
 mod many_portals;
 mod plot;
 mod portals;
+#[path = "../../tests/it/helpers/ports.rs"]
+mod ports;
 mod process;
 mod queues;
 mod receiver;

@@ -1,7 +1,7 @@
 //! What a process costs, as Linux accounts for it: processor time and peak memory.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -88,12 +88,6 @@ pub fn broker_process(address: SocketAddr) -> u32 {
         name == "beam.smp\n" && variables.any(|variable| variable == node.as_bytes())
     })
     .expect("the node's process")
-}
-
-/// A port that was free a moment ago.
-pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address")
 }
 
 /// Waits until something listens at `address`.

@@ -7,7 +7,7 @@ use crm_relay::audit::{Account, Report};
 
 use crate::campaign::Stage;
 use crate::rig::ledger::Destination;
-use crate::rig::load::portal_id;
+use crate::rig::people::portal_id;
 
 /// How long the ledger may take to agree: what ended is noted within a second, but a worker may still be starting.
 const AGREES_WITHIN: Duration = Duration::from_secs(120);
@@ -110,7 +110,7 @@ fn compare(stage: &Stage, report: Result<Report, String>) -> Audited {
 fn differs(account: &Account, destination: Destination, came: u64) -> Option<String> {
     let endings = account.destinations.get(destination.name()).copied();
     let endings = endings.unwrap_or_default();
-    let ended = endings.delivered + endings.merged + endings.dead;
+    let ended = endings.delivered + endings.merged + endings.dead + endings.purged;
     let lacks = ended + account.given_up_by_bus < came;
     let again = match destination {
         Destination::Plain => account.plain_ended_again,

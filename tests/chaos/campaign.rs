@@ -243,6 +243,7 @@ fn outcome(
         settled: answered,
         audited,
         findings: stage.checker.findings(),
+        silenced: stage.ledger.silenced(),
         incidents,
         died,
         missing,

@@ -12,7 +12,7 @@ use crate::rig::cluster::Cluster;
 use crate::rig::deployment::{Deployment, PARTITIONS, PREFIX, SPOOLING};
 use crate::rig::dice::Dice;
 use crate::rig::ledger::Destination;
-use crate::rig::load::portal_id;
+use crate::rig::people::portal_id;
 use crate::rig::proxy::{Flow, Mode, Proxy};
 use crate::rig::relay::{Relay, Role};
 

@@ -74,6 +74,8 @@ pub struct Outcome {
     /// What the relay's own ledger says.
     pub audited: Audited,
     pub findings: Findings,
+    /// Notifications of erased records that did not come out.
+    pub silenced: u64,
     pub incidents: Vec<Incident>,
     /// Folders of processes that ended by themselves.
     pub died: Vec<PathBuf>,
@@ -131,17 +133,18 @@ impl Outcome {
             ("messages that say that they are stale".to_owned(), found.stale),
             ("messages that the broker gave the consumer twice".to_owned(), found.redelivered),
             ("notifications that HubSpot gave up".to_owned(), self.given_up),
+            ("notifications of erased records that came too late, and did not come out".to_owned(), self.silenced),
             ("events that ended, by the relay's own ledger".to_owned(), self.audited.ended),
             ("**differences between that and what came out**".to_owned(), self.audited.differences.len() as u64),
             ("of these events, ended a second time by a worker that was frozen".to_owned(), self.audited.ended_again),
             ("copies of them that the ledger knew for repeats".to_owned(), self.audited.duplicates),
         ];
-        rows.extend(
-            found
-                .dead
-                .iter()
-                .map(|(why, count)| (format!("in dead letters `{why}`"), *count)),
-        );
+        let by = |what: &str, counts: &BTreeMap<String, u64>| {
+            let row = |(why, count): (&String, &u64)| (format!("{what} `{why}`"), *count);
+            counts.iter().map(row).collect::<Vec<_>>()
+        };
+        rows.extend(by("messages that a record is gone:", &found.tombstones));
+        rows.extend(by("events in dead letters", &found.dead));
         let _ = writeln!(text, "| | |\n|---|---|");
         for (what, count) in rows {
             let _ = writeln!(text, "| {what} | {count} |");

@@ -1,12 +1,8 @@
 //! Every verdict of a publish matches what the broker holds afterwards, whatever else goes on at once.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
 
 use crm_relay::bus::rabbitmq::{RabbitMq, RabbitMqOptions};
 use crm_relay::bus::{Bus, Outgoing, PublishError, Queue, Target};
@@ -14,6 +10,7 @@ use crm_relay::metrics::Metrics;
 
 use crate::helpers::broker::{self, unique_prefix};
 use crate::helpers::bus::{await_connected, destination, drain, options, start, to};
+use crate::rig::proxy::{Flow, Mode, Proxy};
 
 /// Publishing at once: more than there are channels.
 const TASKS: usize = 24;
@@ -144,51 +141,31 @@ const GIVEN_UP: usize = 60;
 const LARGE: usize = 256 * 1024;
 /// Consumers that come and go meanwhile.
 const CONSUMERS: usize = 300;
-/// What a slow link takes at once, and how often.
-const SLOW: (usize, Duration) = (16 * 1024, Duration::from_millis(5));
+/// A link that takes so many bytes a second of what we send.
+const SLOW: Mode = Mode {
+    up: Flow::Slow(3_200_000),
+    ..Mode::PASS
+};
 
-/// A link to `broker` that takes what we send slowly. Ends with the test's runtime.
-async fn slow_link(broker: SocketAddr) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((ours, _)) = listener.accept().await {
-            let brokers = TcpStream::connect(broker).await.unwrap();
-            let ((mut from_us, mut to_us), (mut from_it, mut to_it)) =
-                (ours.into_split(), brokers.into_split());
-            tokio::spawn(async move { tokio::io::copy(&mut from_it, &mut to_us).await });
-            tokio::spawn(async move {
-                let mut bytes = vec![0; SLOW.0];
-                while let Ok(count @ 1..) = from_us.read(&mut bytes).await {
-                    if to_it.write_all(&bytes[..count]).await.is_err() {
-                        return;
-                    }
-                    tokio::time::sleep(SLOW.1).await;
-                }
-            });
-        }
-    });
-    address
-}
-
-/// A bus that gives up after a moment, over a slow link.
-async fn impatient_bus(metrics: &Arc<Metrics>) -> Arc<dyn Bus> {
+/// A bus that gives up after a moment, over a slow link which must be kept.
+async fn impatient_bus(metrics: &Arc<Metrics>) -> (Arc<dyn Bus>, Proxy) {
     let mut options = options(broker::shared(), &unique_prefix());
     let direct = broker::shared().address();
-    let slow = slow_link(direct).await;
+    let slow = Proxy::start(move || vec![direct]).await;
+    slow.set(SLOW);
     let url = broker::shared().url();
-    let url = url.replace(&direct.port().to_string(), &slow.port().to_string());
+    let url = url.replace(&direct.port().to_string(), &slow.address.port().to_string());
     options.url = url.into();
     options.publish_timeout = Duration::from_secs(1);
     let bus = RabbitMq::start(options, metrics.clone()).await.unwrap();
     await_connected(&bus, true).await;
-    Arc::new(bus)
+    (Arc::new(bus), slow)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_gives_up_or_lets_go_does_not_cost_the_others_their_connection() {
     let metrics = Arc::new(Metrics::new());
-    let bus = impatient_bus(&metrics).await;
+    let (bus, _link) = impatient_bus(&metrics).await;
     let publishing = async {
         let batch = (0..GIVEN_UP).map(|n| {
             let mut outgoing = to(Target::Partition(0), &n.to_string());

@@ -13,9 +13,9 @@ use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 
 use crate::helpers::broker;
-use crate::helpers::eventually;
 use crate::helpers::queue::{drain, drain_bodies};
 use crate::helpers::relay::{Bus, RelayProcess};
+use crate::helpers::{eventually, metric};
 
 pub(crate) const PORTAL: u64 = 8241;
 pub(crate) const ARRIVAL_MAX: Duration = Duration::from_secs(30);
@@ -57,11 +57,6 @@ pub(crate) async fn arrives(
 }
 
 /// What a series of `/metrics` says.
-fn figure(metrics: &str, series: &str) -> Option<f64> {
-    let mut values = metrics.lines().filter_map(|line| line.strip_prefix(series));
-    values.find_map(|value| value.trim().parse().ok())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_arrives_with_record_owner_associations_and_pipeline_in_both_path_families() {
     for version in ["2026-09", "v3"] {
@@ -281,7 +276,7 @@ async fn a_revoked_token_keeps_the_events_until_it_is_good_again() {
     );
     let waiting = eventually("the wait shows", ARRIVAL_MAX, async || {
         let oldest = "crm_relay_enrich_oldest_waiting_seconds";
-        figure(&relay.metrics().await, oldest).filter(|seconds| *seconds > 0.0)
+        relay.metric(oldest).await.filter(|seconds| *seconds > 0.0)
     })
     .await;
     assert!(waiting < ARRIVAL_MAX.as_secs_f64(), "{waiting}");
@@ -318,7 +313,7 @@ async fn a_revoked_neighbour_is_not_felt_and_loses_nothing(bus: Bus, partitions:
         let id = hubspot.create(revoked, "contacts", &[]).unwrap();
         theirs.insert(format!("contact/{id}"));
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let count = figure(&relay.metrics().await, set_aside);
+        let count = relay.metric(set_aside).await;
         count.filter(|count| *count >= 20.0)
     })
     .await;
@@ -497,10 +492,13 @@ async fn each_queue_gets_what_its_patterns_match_and_so_does_one_bound_by_others
             .starts_with("company/")
     );
     let full = "crm_relay_dead_letters_total{reason=\"destination_full\",stage=\"fan_out\"}";
-    assert!(figure(&relay.metrics().await, full).unwrap() >= 1.0);
+    assert!(relay.metric(full).await.unwrap() >= 1.0);
     eventually("the full queue's depth shows", ARRIVAL_MAX, async || {
         let small = "crm_relay_bus_queue_messages{queue=\"destination.small\"}";
-        figure(&relay.metrics().await, small).filter(|messages| *messages >= 1.0)
+        relay
+            .metric(small)
+            .await
+            .filter(|messages| *messages >= 1.0)
     })
     .await;
     connection.close(200, "done".into()).await.unwrap();
@@ -528,9 +526,9 @@ async fn what_hubspot_repeats_after_a_restart_does_not_go_out_again(bus: Bus) {
     }
     eventually("all is noted", ARRIVAL_MAX, async || {
         let metrics = relay.metrics().await;
-        let idle = figure(&metrics, "crm_relay_enrich_waiting_events") == Some(0.0);
-        let taken = figure(&metrics, "crm_relay_bus_deliveries_total");
-        (idle && figure(&metrics, acked) == taken).then_some(())
+        let idle = metric(&metrics, "crm_relay_enrich_waiting_events") == Some(0.0);
+        let taken = metric(&metrics, "crm_relay_bus_deliveries_total");
+        (idle && metric(&metrics, acked) == taken).then_some(())
     })
     .await;
     // From a queue this takes the rest; of a file it counts the lines.
@@ -571,7 +569,7 @@ async fn what_hubspot_repeats_after_a_restart_does_not_go_out_again(bus: Bus) {
     );
     let metrics = relay.metrics().await;
     let ended = |ending| {
-        figure(
+        metric(
             &metrics,
             &format!("crm_relay_enrich_events_total{{ending=\"{ending}\"}}"),
         )

@@ -8,7 +8,6 @@ use crate::helpers::eventually;
 use crate::helpers::relay::{Bus, RelayProcess};
 use crate::recovery::{RATE, all_is_in_the_file, portals, simulator};
 use crate::rig::disk::Disk;
-use crate::spool::metric;
 
 const DISK_BYTES: u64 = 96 << 20;
 /// What others have of it: the bus refuses events when 64 MiB are left.
@@ -35,7 +34,7 @@ async fn world() -> Option<(Simulator, Vec<PortalOptions>, RelayProcess, Disk)> 
 async fn is_refused(relay: &RelayProcess, what: &str) {
     let series = "crm_relay_ingress_requests_total{outcome=\"unavailable\"}";
     eventually(what, PATIENCE, async || {
-        (metric(relay, series).await > 0).then_some(())
+        (relay.metric(series).await > Some(0.0)).then_some(())
     })
     .await;
 }

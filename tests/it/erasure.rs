@@ -147,13 +147,6 @@ pub(crate) async fn letters(bus: &dyn bus::Bus) -> Vec<(String, String, String)>
     all
 }
 
-/// What a series of `/metrics` says.
-async fn figure(relay: &RelayProcess, series: &str) -> f64 {
-    let metrics = relay.metrics().await;
-    let mut values = metrics.lines().filter_map(|line| line.strip_prefix(series));
-    values.find_map(|value| value.trim().parse().ok()).unwrap()
-}
-
 fn store_holds(relay: &RelayProcess, value: &str) -> bool {
     relay.store_files().into_iter().any(|file| {
         let bytes = std::fs::read(file).unwrap();
@@ -173,9 +166,9 @@ async fn an_erased_record_leaves_the_dead_letters_and_no_neighbour_does(bus: Bus
     let (old, beside) = (ids[0], ids[1]);
     let survivor = hubspot.merge(PORTAL, "contacts", ids[2], old).unwrap();
     eventually("all of it has arrived", ARRIVAL_MAX, async || {
-        let waiting = figure(&relay, "crm_relay_enrich_waiting_events").await;
+        let waiting = relay.metric("crm_relay_enrich_waiting_events").await;
         let delivered = "crm_relay_enrich_events_total{ending=\"delivered\"}";
-        (waiting == 0.0 && figure(&relay, delivered).await >= 2.0).then_some(())
+        (waiting == Some(0.0) && relay.metric(delivered).await >= Some(2.0)).then_some(())
     })
     .await;
     // Before the relay stops, so that they are notified: what they lead to, it does after the start.
@@ -213,17 +206,10 @@ async fn an_erased_record_leaves_the_dead_letters_and_no_neighbour_does(bus: Bus
     hubspot.gdpr_delete(PORTAL, erased).unwrap();
     hubspot.gdpr_delete(PORTAL, survivor).unwrap();
     eventually("the letters are gone, or cut", ARRIVAL_MAX, async || {
-        let gone = figure(
-            &relay,
-            "crm_relay_dead_letters_purged_total{outcome=\"gone\"}",
-        )
-        .await;
-        let cut = figure(
-            &relay,
-            "crm_relay_dead_letters_purged_total{outcome=\"cut\"}",
-        )
-        .await;
-        ((gone, cut) == (5.0, 2.0)).then_some(())
+        let gone = "crm_relay_dead_letters_purged_total{outcome=\"gone\"}";
+        let cut = "crm_relay_dead_letters_purged_total{outcome=\"cut\"}";
+        let counts = (relay.metric(gone).await, relay.metric(cut).await);
+        (counts == (Some(5.0), Some(2.0))).then_some(())
     })
     .await;
     if let Bus::Embedded = bus {
@@ -295,14 +281,14 @@ async fn a_search_that_was_not_done_is_done_by_the_next_worker(bus: Bus) {
     let delivered = "crm_relay_enrich_events_total{ending=\"delivered\"}";
     // It is noted and acknowledged at once; the pass begins two seconds later at the earliest.
     eventually("the tombstone", ARRIVAL_MAX, async || {
-        (figure(&relay, delivered).await >= 1.0).then_some(())
+        (relay.metric(delivered).await >= Some(1.0)).then_some(())
     })
     .await;
     relay.kill();
     relay.resume().await;
     eventually("the letter is gone", ARRIVAL_MAX, async || {
         let gone = "crm_relay_dead_letters_purged_total{outcome=\"gone\"}";
-        (figure(&relay, gone).await == 1.0).then_some(())
+        (relay.metric(gone).await == Some(1.0)).then_some(())
     })
     .await;
     simulator.stop().await;
@@ -344,9 +330,9 @@ async fn another_worker_reads_nothing_for_late_notifications_of_an_erased_record
     tombstone_of(survivor, "privacy_deleted").await;
     let acked = "crm_relay_bus_settlements_total{settlement=\"ack\"}";
     eventually("all is noted", ARRIVAL_MAX, async || {
-        let taken = figure(&relay, "crm_relay_bus_deliveries_total").await;
-        let idle = figure(&relay, "crm_relay_enrich_waiting_events").await == 0.0;
-        (idle && figure(&relay, acked).await == taken).then_some(())
+        let taken = relay.metric("crm_relay_bus_deliveries_total").await;
+        let waiting = relay.metric("crm_relay_enrich_waiting_events").await;
+        (waiting == Some(0.0) && relay.metric(acked).await == taken).then_some(())
     })
     .await;
     relay.kill();
@@ -360,7 +346,7 @@ async fn another_worker_reads_nothing_for_late_notifications_of_an_erased_record
     other.post(&late.collect::<Vec<_>>()).await;
     eventually("they have ended", ARRIVAL_MAX, async || {
         let purged = "crm_relay_enrich_events_total{ending=\"purged\"}";
-        (figure(&other, purged).await >= 3.0).then_some(())
+        (other.metric(purged).await >= Some(3.0)).then_some(())
     })
     .await;
     assert_eq!(hubspot.counters(PORTAL).unwrap().calls, calls);
@@ -383,7 +369,7 @@ async fn a_portal_whose_token_is_refused_erases_what_it_has_set_aside() {
     }
     eventually("they are set aside", ARRIVAL_MAX, async || {
         let set_aside = "crm_relay_enrich_set_aside_batches_total";
-        (figure(&relay, set_aside).await >= 1.0).then_some(())
+        (relay.metric(set_aside).await >= Some(1.0)).then_some(())
     })
     .await;
     assert!(store_holds(&relay, VALUE) && store_holds(&relay, NEIGHBOUR));

@@ -21,6 +21,8 @@ use reqwest::StatusCode;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::helpers::metric;
+
 const PUBLIC_URL: &str = "https://relay.example.com/hubspot/webhook";
 const PATH: &str = "/hubspot/webhook";
 const SECRET: &str = "crm-relay-test-secret";
@@ -223,9 +225,7 @@ impl Relay {
 
     /// The value of the series that begins with `series`, 0 when it is not there.
     fn metric(&self, series: &str) -> u64 {
-        let text = self.metrics.encode();
-        let line = text.lines().find_map(|line| line.strip_prefix(series));
-        line.map_or(0, |value| value.trim().parse().unwrap())
+        metric(&self.metrics.encode(), series).map_or(0, |value| value as u64)
     }
 
     fn requests(&self, outcome: &str) -> u64 {

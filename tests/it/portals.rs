@@ -133,11 +133,6 @@ fn file(folder: &Path, portal: u64) -> std::path::PathBuf {
     folder.join(format!("{portal}.toml"))
 }
 
-fn figure(metrics: &str, series: &str) -> f64 {
-    let mut values = metrics.lines().filter_map(|line| line.strip_prefix(series));
-    values.find_map(|value| value.trim().parse().ok()).unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_oauth_portal_is_enriched_over_many_lives_of_its_access_token_without_a_401() {
     let portal = oauth(Duration::from_secs(3), false);
@@ -153,12 +148,9 @@ async fn an_oauth_portal_is_enriched_over_many_lives_of_its_access_token_without
     let counters = world.counters(PORTAL);
     assert_eq!(counters.replies.get(&401), None, "{counters:?}");
     assert!((4..=8).contains(&counters.refreshes), "{counters:?}");
-    let metrics = world.relay.metrics().await;
-    let renewed = figure(
-        &metrics,
-        "crm_relay_hubspot_token_refreshes_total{outcome=\"renewed\"}",
-    );
-    assert!(renewed >= 4.0, "{renewed}");
+    let renewed = "crm_relay_hubspot_token_refreshes_total{outcome=\"renewed\"}";
+    let renewed = world.relay.metric(renewed).await;
+    assert!(renewed >= Some(4.0), "{renewed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -203,9 +195,8 @@ async fn an_uninstalled_app_parks_its_portal_alone_and_a_new_token_ends_that_in_
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(world.counters(PORTAL).refreshes_refused, 1, "no storm");
     eventually("the gauge", SOON, async || {
-        let metrics = world.relay.metrics().await;
-        let parked = figure(&metrics, "crm_relay_portals{state=\"parked\"}");
-        (parked == 1.0).then_some(())
+        let parked = "crm_relay_portals{state=\"parked\"}";
+        (world.relay.metric(parked).await == Some(1.0)).then_some(())
     })
     .await;
     let log = world.relay.log();
@@ -273,7 +264,7 @@ async fn portals_come_pause_change_and_go_by_their_files() {
     world.change(8_242);
     let letters = "crm_relay_dead_letters_total{reason=\"unknown_portal\",stage=\"enrich\"}";
     eventually("a dead letter", SOON, async || {
-        (figure(&world.relay.metrics().await, letters) > 0.0).then_some(())
+        (world.relay.metric(letters).await > Some(0.0)).then_some(())
     })
     .await;
     world

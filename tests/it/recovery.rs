@@ -263,10 +263,8 @@ async fn the_broker_is_killed_under_load_and_nothing_is_lost() {
 
 /// How many partitions a worker consumes.
 async fn share(relay: &RelayProcess) -> u64 {
-    let metrics = relay.metrics().await;
-    let mut lines = metrics.lines();
-    let share = lines.find_map(|line| line.strip_prefix("crm_relay_worker_partitions "));
-    share.unwrap().parse().unwrap()
+    let share = relay.metric("crm_relay_worker_partitions").await;
+    share.unwrap() as u64
 }
 
 pub async fn shares_become(relays: &[&RelayProcess], expected: &[u64]) {

@@ -54,31 +54,21 @@ impl Parts {
     }
 }
 
-pub async fn metric(relay: &RelayProcess, series: &str) -> u64 {
-    let metrics = relay.metrics().await;
-    let prefix = format!("{series} ");
-    let value = metrics.lines().find_map(|line| line.strip_prefix(&prefix));
-    value
-        .unwrap_or_else(|| panic!("no {series}"))
-        .parse()
-        .unwrap()
-}
-
-async fn answered(relay: &RelayProcess, outcome: &str) -> u64 {
+async fn answered(relay: &RelayProcess, outcome: &str) -> f64 {
     let series = format!("crm_relay_ingress_requests_total{{outcome=\"{outcome}\"}}");
-    metric(relay, &series).await
+    relay.metric(&series).await.unwrap()
 }
 
 async fn nothing_was_refused(relay: &RelayProcess) {
     for outcome in ["unavailable", "overloaded"] {
-        assert_eq!(answered(relay, outcome).await, 0, "{outcome}");
+        assert_eq!(answered(relay, outcome).await, 0.0, "{outcome}");
     }
 }
 
 async fn spool_is_drained(relay: &RelayProcess) {
     eventually("the spool is drained", PATIENCE, async || {
-        let left = metric(relay, "crm_relay_spool_messages").await;
-        (left == 0).then_some(())
+        let left = relay.metric("crm_relay_spool_messages").await;
+        (left == Some(0.0)).then_some(())
     })
     .await;
 }
@@ -93,7 +83,7 @@ async fn the_broker_is_killed_under_load_and_hubspot_notices_nothing() {
     tokio::time::sleep(A_WHILE).await;
     tokio::task::block_in_place(|| parts.broker.kill());
     tokio::time::sleep(A_WHILE).await;
-    assert!(metric(&relay, "crm_relay_spool_messages").await > 20);
+    assert!(relay.metric("crm_relay_spool_messages").await > Some(20.0));
     assert_eq!(relay.probe("/readyz").await, 200, "HubSpot is answered");
     tokio::task::block_in_place(|| parts.broker.resume());
     tokio::time::sleep(A_WHILE).await;
@@ -114,12 +104,12 @@ async fn the_broker_is_killed_under_load_and_hubspot_notices_nothing() {
     .await;
     assert_eq!(backwards, 0, "no record goes backwards");
     nothing_was_refused(&relay).await;
-    let stored = metric(&relay, "crm_relay_spool_stored_total").await;
-    let drained = metric(&relay, "crm_relay_spool_drained_total").await;
+    let stored = relay.metric("crm_relay_spool_stored_total").await;
+    let drained = relay.metric("crm_relay_spool_drained_total").await;
     assert_eq!(stored, drained);
     simulator.control().set_traffic(RATE);
     tokio::time::sleep(A_WHILE / 2).await;
-    let later = metric(&relay, "crm_relay_spool_stored_total").await;
+    let later = relay.metric("crm_relay_spool_stored_total").await;
     assert_eq!(later, stored, "requests go straight to the broker again");
     simulator.stop().await;
 }
@@ -144,7 +134,7 @@ async fn the_relay_is_killed_while_the_broker_is_away_and_nothing_is_lost() {
     assert!(relay.terminate().await.success());
     assert!(relay.log().contains("messages stay in the spool"));
     relay.resume().await;
-    assert!(metric(&relay, "crm_relay_spool_messages").await > 20);
+    assert!(relay.metric("crm_relay_spool_messages").await > Some(20.0));
     tokio::task::block_in_place(|| parts.broker.resume());
     let (url, queue) = (&parts.url, parts.destination());
     all_arrives(&simulator, &parts.portals, async |seen| {
@@ -153,7 +143,7 @@ async fn the_relay_is_killed_while_the_broker_is_away_and_nothing_is_lost() {
     .await;
     spool_is_drained(&relay).await;
     let damaged = "crm_relay_spool_damaged_total{what=\"message\"}";
-    assert_eq!(metric(&relay, damaged).await, 0);
+    assert_eq!(relay.metric(damaged).await, Some(0.0));
     simulator.stop().await;
 }
 

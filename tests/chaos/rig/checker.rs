@@ -24,6 +24,8 @@ const PREFETCH: u16 = 500;
 /// A queue from which nothing comes for so long may have lost its node: consume it anew.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 const RECONNECT_AFTER: Duration = Duration::from_millis(300);
+/// The object type of contacts.
+const CONTACT: &str = "0-1";
 /// Violations that are told in full; all are counted.
 const TOLD_MAX: usize = 20;
 
@@ -39,8 +41,8 @@ pub struct Findings {
     pub backwards: u64,
     /// Messages that say that they are stale.
     pub stale: u64,
-    /// Other messages by what `enrichment.status` says.
-    pub statuses: BTreeMap<String, u64>,
+    /// Messages that a record is gone, by why.
+    pub tombstones: BTreeMap<String, u64>,
     /// Notifications that became dead letters, by stage and reason.
     pub dead: BTreeMap<String, u64>,
     /// Promises broken: a version that does not tell disorder, a state older than its events without a word, an event
@@ -79,7 +81,8 @@ struct Newest {
     unknown: bool,
 }
 
-type Records = HashMap<(u64, u64), Newest>;
+/// By portal and subject.
+type Records = HashMap<(u64, String), Newest>;
 
 #[derive(Deserialize)]
 struct Enriched {
@@ -94,7 +97,8 @@ struct EnrichedData {
     version: String,
     events: Vec<Told>,
     record: Option<Record>,
-    tombstone: Option<Value>,
+    associations: Associations,
+    tombstone: Option<Tombstone>,
     enrichment: Enrichment,
 }
 
@@ -102,6 +106,25 @@ struct EnrichedData {
 struct Told {
     hubspot_event_id: Option<String>,
     kind: String,
+    from_object_type_id: Option<String>,
+    from_object_id: Option<String>,
+    to_object_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Associations {
+    #[serde(default)]
+    company: Vec<Associated>,
+}
+
+#[derive(Deserialize)]
+struct Associated {
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct Tombstone {
+    reason: String,
 }
 
 #[derive(Deserialize)]
@@ -110,7 +133,7 @@ struct Record {
     archived: bool,
 }
 
-/// Named as [`super::load::PROPERTY`].
+/// Named as [`super::people::PROPERTY`].
 #[derive(Deserialize)]
 struct Properties {
     #[serde(default)]
@@ -263,13 +286,22 @@ impl Checker {
     ) -> Result<(), serde_json::Error> {
         let message: Enriched = serde_json::from_slice(&delivery.data)?;
         let data = message.data;
-        if self.came(destination, &data.events, delivery, findings) {
+        let portal = number(&data.portal_id);
+        let reason = data.tombstone.as_ref().map(|one| one.reason.clone());
+        let is_merged_away = reason.as_deref() == Some("merged");
+        if let Some(reason) = reason {
+            *findings.tombstones.entry(reason).or_default() += 1;
+        }
+        if is_merged_away {
+            // One notification of a merge is told of three records, and counts with the survivor.
+            self.ledger
+                .told_merged_away(portal, number(&data.object_id), destination);
+        } else if self.came(destination, &data.events, delivery, findings) {
             return Ok(());
         }
         let status = data.enrichment.status.as_str();
         let is_stale = status == "stale";
         findings.stale += u64::from(is_stale);
-        *findings.statuses.entry(status.to_owned()).or_default() += 1;
         let state = State::of(&data);
         if let State::Holds(value) = state
             && !is_stale
@@ -287,8 +319,19 @@ impl Checker {
                 message.subject
             ));
         }
-        let key = (number(&data.portal_id), number(&data.object_id));
-        let record = records.entry(key).or_default();
+        let contradicts = |event: &&Told| contradicts(&self.ledger, portal, &data, event);
+        if status == "complete"
+            && let State::Holds(_) = state
+            && let Some(event) = data.events.iter().find(contradicts)
+        {
+            findings.violation(format!(
+                "{} of portal {portal} tells of {}, {:?}, and shows otherwise",
+                message.subject, event.kind, event.hubspot_event_id
+            ));
+        }
+        let record = records
+            .entry((portal, message.subject.clone()))
+            .or_default();
         let newest = record.version.clone();
         let disorder = record.take(&data.version, &state, is_stale);
         match disorder {
@@ -327,9 +370,12 @@ impl Told {
 
     /// The value that the record has since this event.
     fn value(&self) -> Option<u64> {
-        matches!(self.kind.as_str(), "property_changed" | "created")
-            .then(|| self.number())
-            .flatten()
+        matches!(
+            self.kind.as_str(),
+            "property_changed" | "created" | "merged"
+        )
+        .then(|| self.number())
+        .flatten()
     }
 }
 
@@ -357,6 +403,22 @@ impl State {
             (None, None) => Self::Unsaid,
         }
     }
+}
+
+/// Whether a contact's state is without the change of an association after which there was no other.
+fn contradicts(ledger: &Ledger, portal: u64, data: &EnrichedData, event: &Told) -> bool {
+    let is_contacts = event.from_object_type_id.as_deref() == Some(CONTACT);
+    let ends = event
+        .from_object_id
+        .as_ref()
+        .zip(event.to_object_id.as_ref());
+    let (true, Some((contact, company))) = (is_contacts, ends) else {
+        return false;
+    };
+    let last = ledger.last_change((portal, number(contact), number(company)));
+    let mut shown = data.associations.company.iter();
+    let is_shown = shown.any(|one| one.id == *company);
+    last.is_some_and(|(last, is_there)| Some(last) == event.number() && is_there != is_shown)
 }
 
 /// Whether a message came in its turn.
@@ -480,6 +542,35 @@ mod tests {
             ("2", State::Holds(6), false),
         ];
         assert_eq!(taken(&messages), ["none", "none", "told"]);
+    }
+
+    #[test]
+    fn a_state_must_show_the_last_change_of_an_association_and_no_earlier_one() {
+        let message = |number: u64, companies: &[&str]| -> EnrichedData {
+            let companies = companies.iter().map(|id| serde_json::json!({"id": id}));
+            let event = serde_json::json!({
+                "hubspot_event_id": number.to_string(), "kind": "association_added", "from_object_type_id": CONTACT,
+                "from_object_id": "41", "to_object_id": "90",
+            });
+            let message = serde_json::json!({
+                "portal_id": "7", "object_id": "41", "version": "1", "events": [event], "record": null, "tombstone": null,
+                "associations": {"company": companies.collect::<Value>()}, "enrichment": {"status": "complete"},
+            });
+            serde_json::from_value(message).unwrap()
+        };
+        let ledger = Ledger::default();
+        let is_wrong = |data: &EnrichedData| contradicts(&ledger, 7, data, &data.events[0]);
+        ledger.associated((7, 41, 90), 3, true);
+        assert!(is_wrong(&message(3, &["91"])));
+        assert!(!is_wrong(&message(3, &["91", "90"])));
+        ledger.associated((7, 41, 90), 5, false);
+        assert!(!is_wrong(&message(3, &[])), "it was taken away since");
+        assert!(is_wrong(&message(5, &["90"])));
+        ledger.end_associations(7, 41);
+        assert!(
+            !is_wrong(&message(5, &["90"])),
+            "nobody follows it any more"
+        );
     }
 
     #[test]

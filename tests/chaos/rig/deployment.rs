@@ -14,9 +14,11 @@ use crm_relay::simulator::{
 use super::cluster::Cluster;
 use super::disk::Disk;
 use super::ledger::{Destination, NARROW_PORTAL, PLAIN_PORTAL};
-use super::load::{Backend, PROPERTY, PUBLIC_URL, SECRET, portal_id};
+use super::load::{Backend, PUBLIC_URL, SECRET};
+use super::people::{PROPERTY, portal_id};
 use super::proxy::Proxy;
-use super::relay::{Clock, Relay, Role, free_address};
+use super::relay::{Clock, Relay, Role};
+use crate::helpers::ports::free_address;
 
 pub const PREFIX: &str = "chaos";
 pub const PARTITIONS: u16 = 4;

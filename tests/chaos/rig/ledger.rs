@@ -1,5 +1,6 @@
 //! What HubSpot was answered, and what became of it: eight bytes a notification, so that millions fit.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,11 @@ pub const NARROW_PORTAL: u8 = 1;
 pub const PLAIN_PORTAL: u8 = 0;
 
 const ANSWERED: u16 = 1;
+/// Its record was erased, so it may end without coming out.
+const ERASED: u16 = 1 << 7;
+
+/// A portal's id, a contact and a company.
+type Pair = (u64, u64, u64);
 
 /// A notification: its number is its `eventId`, and the value that it says a property has now.
 #[derive(Clone, Copy)]
@@ -73,6 +79,11 @@ struct Entries {
     /// The newest that each portal's events brought to [`Destination::All`].
     newest: Vec<Option<u64>>,
     latest: Duration,
+    /// Contacts that were merged away, by the ids of portal and contact, and [`Destination::All`] was not told of it;
+    /// with the number of the merge.
+    merged_away: HashMap<(u64, u64), u64>,
+    /// The last change of an association: its number, and whether it is there since.
+    associations: HashMap<(u64, u64), HashMap<u64, (u64, bool)>>,
 }
 
 /// A notification that was answered 2xx and has not come to a destination.
@@ -111,6 +122,56 @@ impl Ledger {
         entries.all[number as usize - 1].fate |= ANSWERED;
     }
 
+    /// The record that these are of is erased for privacy.
+    pub fn erased(&self, numbers: &[u64]) {
+        let mut entries = self.entries.lock().unwrap();
+        for number in numbers {
+            entries.all[*number as usize - 1].fate |= ERASED;
+        }
+    }
+
+    /// How many of erased records did not come out.
+    pub fn silenced(&self) -> u64 {
+        let entries = self.entries.lock().unwrap();
+        let bits = ERASED | Destination::All.seen();
+        let silenced = entries.all.iter().filter(|one| one.fate & bits == ERASED);
+        silenced.count() as u64
+    }
+
+    /// A contact became another, by the merge of this number.
+    pub fn merged_away(&self, portal_id: u64, contact: u64, number: u64) {
+        let mut entries = self.entries.lock().unwrap();
+        entries.merged_away.insert((portal_id, contact), number);
+    }
+
+    /// A destination was told that a contact became another.
+    pub fn told_merged_away(&self, portal_id: u64, contact: u64, destination: Destination) {
+        if destination == Destination::All {
+            let mut entries = self.entries.lock().unwrap();
+            entries.merged_away.remove(&(portal_id, contact));
+        }
+    }
+
+    /// An association was made or taken away.
+    pub fn associated(&self, pair: Pair, number: u64, there: bool) {
+        let mut entries = self.entries.lock().unwrap();
+        let contact = entries.associations.entry((pair.0, pair.1)).or_default();
+        contact.insert(pair.2, (number, there));
+    }
+
+    /// What becomes of a contact's associations is not followed any more.
+    pub fn end_associations(&self, portal_id: u64, contact: u64) {
+        let mut entries = self.entries.lock().unwrap();
+        entries.associations.remove(&(portal_id, contact));
+    }
+
+    /// The number of the last change of an association, and whether it is there since.
+    pub fn last_change(&self, pair: Pair) -> Option<(u64, bool)> {
+        let entries = self.entries.lock().unwrap();
+        let contact = entries.associations.get(&(pair.0, pair.1))?;
+        contact.get(&pair.2).copied()
+    }
+
     /// It came to a destination; whether it had come there before. `None`: there is no such notification.
     pub fn came(&self, number: u64, destination: Destination) -> Option<bool> {
         let mut entries = self.entries.lock().unwrap();
@@ -144,10 +205,10 @@ impl Ledger {
         }
     }
 
-    /// How many of a portal came to a destination, or are dead letters of it.
+    /// How many of a portal came to a destination, are dead letters of it, or are of erased records.
     pub fn ended(&self, portal: u8, destination: Destination) -> u64 {
         let entries = self.entries.lock().unwrap();
-        let bits = destination.seen() | destination.dead();
+        let bits = destination.seen() | destination.dead() | ERASED;
         let ended = entries
             .all
             .iter()
@@ -179,7 +240,7 @@ impl Ledger {
         std::mem::take(&mut self.entries.lock().unwrap().latest)
     }
 
-    /// What was answered 2xx and has not come.
+    /// What was answered 2xx and has not come. A merge has come when each record was told of.
     pub fn missing(&self) -> Vec<Missing> {
         let mut entries = self.entries.lock().unwrap();
         let ended = |entry: &Entry| entry.fate & ANSWERED != 0 && lacks(entry).next().is_none();
@@ -196,13 +257,24 @@ impl Ledger {
                 destination,
             })
         });
-        missing.collect()
+        let mut missing: Vec<Missing> = missing.collect();
+        let destination = Destination::All;
+        missing.extend(entries.merged_away.values().filter_map(|number| {
+            let entry = entries.all[*number as usize - 1];
+            let is_open = entry.fate & (ANSWERED | destination.dead()) == ANSWERED;
+            is_open.then_some(Missing {
+                number: *number,
+                portal: entry.portal,
+                destination,
+            })
+        }));
+        missing
     }
 }
 
 fn lacks(entry: &Entry) -> impl Iterator<Item = Destination> {
     let wants = move |one: &Destination| one.wants(entry.portal);
-    let lacks = move |one: &Destination| entry.fate & (one.seen() | one.dead()) == 0;
+    let lacks = move |one: &Destination| entry.fate & (one.seen() | one.dead() | ERASED) == 0;
     Destination::EACH.into_iter().filter(wants).filter(lacks)
 }
 
@@ -246,5 +318,35 @@ mod tests {
         ledger.came(other, all);
         assert_eq!(lacking(&ledger), []);
         assert_eq!(ledger.came(other + 1, all), None, "nobody sent that");
+    }
+
+    #[test]
+    fn a_merge_is_missed_until_each_record_was_told_of_and_an_erased_record_is_not() {
+        let (ledger, all) = (Ledger::default(), Destination::All);
+        let [merge, change] = [2, 2].map(|portal| ledger.make(portal));
+        ledger.merged_away(7, 41, merge);
+        assert_eq!(lacking(&ledger), [], "nobody was answered");
+        ledger.answered(merge);
+        ledger.answered(change);
+        ledger.came(merge, all);
+        assert_eq!(lacking(&ledger), [(change, all), (merge, all)]);
+        ledger.told_merged_away(7, 41, Destination::Narrow);
+        ledger.erased(&[change]);
+        assert_eq!(lacking(&ledger), [(merge, all)]);
+        ledger.told_merged_away(7, 41, all);
+        assert_eq!(lacking(&ledger), []);
+        assert_eq!(ledger.ended(2, all), 2, "what came, and what was erased");
+        assert_eq!(ledger.silenced(), 1);
+    }
+
+    #[test]
+    fn the_last_change_of_an_association_is_known_until_its_contact_goes() {
+        let ledger = Ledger::default();
+        let pair = (7, 41, 90);
+        ledger.associated(pair, 1, true);
+        ledger.associated(pair, 5, false);
+        assert_eq!(ledger.last_change(pair), Some((5, false)));
+        ledger.end_associations(7, 41);
+        assert_eq!(ledger.last_change(pair), None);
     }
 }

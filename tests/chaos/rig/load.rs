@@ -1,11 +1,7 @@
-//! What people change in HubSpot, and how HubSpot tells of it: signed, in batches, several at once, sent again after
-//! anything but a 2xx within five seconds, and sometimes after one too.
-//!
-//! Each notification has a number, which is its `eventId`. A change writes it into the record, so that the values of a
-//! record only ever grow, and a state tells by itself how old it is.
+//! How HubSpot tells of what people do: signed, in batches, several at once, sent again after anything but a 2xx within
+//! five seconds, and sometimes after one too.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,18 +9,15 @@ use std::time::{Duration, Instant};
 
 use crm_relay::event::Millis;
 use crm_relay::simulator::Control;
+use serde_json::Value;
 
 use super::dice::Dice;
 use super::ledger::Ledger;
+use super::people::{Notification, People};
 use crate::helpers::signature;
 
 pub const SECRET: &str = "a-client-secret-for-chaos";
 pub const PUBLIC_URL: &str = "https://relay.example.com/webhooks/hubspot";
-/// The property that changes.
-pub const PROPERTY: &str = "credit_limit";
-const FIRST_PORTAL: u64 = 82_410;
-/// Records of a portal that change.
-const RECORDS: usize = 40;
 /// How often changes are made.
 const TICK: Duration = Duration::from_millis(20);
 /// HubSpot's own time-out.
@@ -37,9 +30,6 @@ const ATTEMPTS_MAX: u32 = 200;
 const REPEAT_AFTER_MS: (u64, u64) = (200, 1_500);
 /// Of a thousand batches that were answered 2xx, those sent again all the same.
 const NEEDLESS_REPEATS: u64 = 20;
-/// Of a thousand notifications.
-const CREATIONS: u64 = 10;
-const DELETIONS: u64 = 10;
 const BATCH_MAX: u64 = 100;
 /// While so many notifications wait to be answered, or answered ones have not come out, nothing changes.
 const WAITING_MAX: usize = 5_000;
@@ -48,11 +38,6 @@ const UNDER_WAY_MAX: usize = 30_000;
 const UNDER_WAY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often receivers are asked whether they are ready.
 const READY_INTERVAL: Duration = Duration::from_millis(200);
-
-/// The id of a portal by its place.
-pub fn portal_id(portal: u8) -> u64 {
-    FIRST_PORTAL + u64::from(portal)
-}
 
 /// A receiver behind the balancer.
 pub struct Backend {
@@ -92,28 +77,11 @@ struct Batch {
     notifications: Arc<[Notification]>,
 }
 
-#[derive(Clone, Copy)]
-struct Notification {
-    number: u64,
-    record: u64,
-    occurred_at: i64,
-    kind: Kind,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Changed,
-    Created,
-    Deleted,
-}
-
-/// People, and HubSpot's sender.
+/// HubSpot's sender.
 pub struct Load {
     pub ledger: Arc<Ledger>,
     pub answers: Answers,
-    hubspot: Control,
     backends: Vec<Backend>,
-    portals: u8,
     client: reqwest::Client,
     state: Mutex<State>,
     wake: tokio::sync::Notify,
@@ -122,7 +90,8 @@ pub struct Load {
 
 struct State {
     dice: Dice,
-    records: Vec<Vec<u64>>,
+    /// By portal.
+    people: Vec<People>,
     /// Batches by when they are due.
     queue: VecDeque<(Instant, Batch)>,
     waiting: usize,
@@ -139,22 +108,22 @@ impl Load {
         ledger: Arc<Ledger>,
         backends: Vec<Backend>,
     ) -> Arc<Self> {
-        let records = (0..portals).map(|portal| records(&hubspot, portal_id(portal)));
+        let people = (0..portals)
+            .map(|portal| People::new(portal, hubspot.clone(), Arc::clone(&ledger)))
+            .collect();
         let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_MAX);
         Arc::new(Self {
             ledger,
             answers: Answers::default(),
             state: Mutex::new(State {
                 dice: Dice::new(seed),
-                records: records.collect(),
+                people,
                 queue: VecDeque::new(),
                 waiting: 0,
                 in_flight: 0,
                 turn: 0,
             }),
-            hubspot,
             backends,
-            portals,
             client: client.build().unwrap(),
             wake: tokio::sync::Notify::new(),
             runs: AtomicBool::new(false),
@@ -209,63 +178,27 @@ impl Load {
         }
     }
 
-    /// One batch of one portal's changes; how many.
+    /// One batch of one portal's changes; how many notifications.
     fn change_some(&self) -> usize {
         let mut state = self.state.lock().unwrap();
         let state = &mut *state;
-        let portal = state.dice.below(self.portals.into()) as u8;
+        let portal = state.dice.below(state.people.len() as u64) as u8;
         // As many small batches as large ones, as far as requests go.
         let size = 1 + state.dice.below(BATCH_MAX) * state.dice.below(BATCH_MAX) / BATCH_MAX;
-        let notifications = (0..size).map(|_| {
-            self.change_one(
-                portal,
-                &mut state.dice,
-                &mut state.records[usize::from(portal)],
-            )
-        });
-        let notifications: Arc<[_]> = notifications.collect();
-        let count = notifications.len();
-        state.waiting += count;
+        let (size, mut notifications) = (size as usize, Vec::new());
+        while notifications.len() < size {
+            let people = &mut state.people[usize::from(portal)];
+            notifications.extend(people.change(&mut state.dice, size - notifications.len()));
+        }
+        state.waiting += size;
         let batch = Batch {
             portal,
             attempt: 0,
-            notifications,
+            notifications: notifications.into(),
         };
         state.queue.push_back((Instant::now(), batch));
         self.wake.notify_one();
-        count
-    }
-
-    /// HubSpot's time of a change is never later than the record's own.
-    fn change_one(&self, portal: u8, dice: &mut Dice, records: &mut Vec<u64>) -> Notification {
-        let number = self.ledger.make(portal);
-        let value = number.to_string();
-        let occurred_at = Millis::now().as_i64();
-        let id = portal_id(portal);
-        let properties = [(PROPERTY, value.as_str())];
-        let roll = dice.below(1_000);
-        let at = dice.below(records.len() as u64) as usize;
-        let (record, kind) = if roll < CREATIONS || records.len() < RECORDS / 2 {
-            let record = self.hubspot.create(id, "contacts", &properties).unwrap();
-            records.push(record);
-            (record, Kind::Created)
-        } else if roll < CREATIONS + DELETIONS {
-            let record = records.swap_remove(at);
-            self.hubspot.archive(id, "contacts", record).unwrap();
-            (record, Kind::Deleted)
-        } else {
-            let updated = self
-                .hubspot
-                .update(id, "contacts", records[at], &properties);
-            updated.unwrap();
-            (records[at], Kind::Changed)
-        };
-        Notification {
-            number,
-            record,
-            occurred_at,
-            kind,
-        }
+        size
     }
 
     /// Sends one batch after the other.
@@ -367,48 +300,12 @@ impl Load {
     }
 }
 
-/// Records of a portal, whose property is lower than any number.
-fn records(hubspot: &Control, portal: u64) -> Vec<u64> {
-    let mut ids = hubspot.ids(portal, "contacts").unwrap();
-    ids.truncate(RECORDS);
-    for id in &ids {
-        hubspot
-            .update(portal, "contacts", *id, &[(PROPERTY, "0")])
-            .unwrap();
-    }
-    ids
-}
-
 /// Marks the needless repeat of a batch, which is sent once and counts for nothing.
 const NEEDLESS: u32 = 1_000;
 
 fn body(batch: &Batch) -> String {
-    let mut body = String::from("[");
-    for one in &*batch.notifications {
-        let separator = if body.len() > 1 { "," } else { "" };
-        let (kind, more) = match one.kind {
-            Kind::Changed => (
-                "propertyChange",
-                format!(
-                    "\"propertyName\":\"{PROPERTY}\",\"propertyValue\":\"{}\",\"isSensitive\":false",
-                    one.number
-                ),
-            ),
-            Kind::Created => ("creation", "\"changeFlag\":\"CREATED\"".to_owned()),
-            Kind::Deleted => ("deletion", "\"changeFlag\":\"DELETED\"".to_owned()),
-        };
-        let _ = write!(
-            body,
-            "{separator}{{\"eventId\":{},\"subscriptionId\":3900002,\"portalId\":{},\"appId\":15000001,\"occurredAt\":{},\
-             \"subscriptionType\":\"object.{kind}\",\"attemptNumber\":{},\"objectId\":{},\"objectTypeId\":\"0-1\",\
-             \"changeSource\":\"CRM_UI\",\"sourceId\":\"userId:75500001\",{more}}}",
-            one.number,
-            portal_id(batch.portal),
-            one.occurred_at,
-            batch.attempt.min(ATTEMPTS_MAX),
-            one.record,
-        );
-    }
-    body.push(']');
-    body
+    let attempt = batch.attempt.min(ATTEMPTS_MAX);
+    let bodies = batch.notifications.iter();
+    let bodies = bodies.map(|one| one.body(batch.portal, attempt));
+    bodies.collect::<Value>().to_string()
 }

@@ -14,6 +14,7 @@ pub mod dice;
 pub mod disk;
 pub mod ledger;
 pub mod load;
+pub mod people;
 pub mod proxy;
 pub mod relay;
 

@@ -1,7 +1,7 @@
 //! One process of the relay, as its operator runs it, which may be killed, frozen, told to stop and started again.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -192,10 +192,4 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// A port that was free a moment ago.
-pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap()
 }

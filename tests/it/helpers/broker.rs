@@ -10,13 +10,15 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
+
+use super::ports::free_port;
 
 /// How long a node may take to answer. It takes 5 to 10 seconds on an idle machine.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -319,6 +321,7 @@ impl Broker {
         let mut command = Command::new(program);
         command
             .env("HOME", &self.dir)
+            .env("ERL_CRASH_DUMP", self.dir.join("erl_crash.dump"))
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env("ERL_EPMD_PORT", self.epmd.port.to_string())
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
@@ -433,9 +436,4 @@ fn find_bin() -> PathBuf {
         "these tests need RabbitMQ: install the package rabbitmq-server (3.10 or later), or set \
          RELAY_RABBITMQ to the path of a rabbitmq-server",
     )
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
 }

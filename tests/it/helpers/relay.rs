@@ -1,7 +1,7 @@
 //! The relay as its operator runs it: the real program with a configuration file, in a process of its own.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -11,7 +11,8 @@ use crm_relay::event::Millis;
 use crm_relay::simulator::{PortalOptions, Simulator, WebhookOptions};
 use tempfile::TempDir;
 
-use super::{contract, eventually, signature};
+use super::ports::free_address;
+use super::{contract, eventually, metric, signature};
 
 pub const CLIENT_SECRET: &str = "a-client-secret-for-tests";
 pub const CLIENT_ID: &str = "a-client-id-for-tests";
@@ -295,6 +296,11 @@ impl RelayProcess {
         answer.text().await.unwrap()
     }
 
+    /// The value of a series, as it is now.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        metric(&self.metrics().await, series)
+    }
+
     /// Every line of the NDJSON destination; one that a kill cut off is no JSON and comes again whole.
     fn hold_lines_against_schema(&self) {
         let text = fs::read_to_string(self.ndjson_path()).unwrap_or_default();
@@ -335,10 +341,4 @@ pub fn signed(body: &[u8]) -> (String, String) {
     let timestamp = Millis::now().as_i64().to_string();
     let signature = signature::v3(CLIENT_SECRET, PUBLIC_URL, body, &timestamp);
     (signature, timestamp)
-}
-
-/// A port that was free a moment ago. A relay that is started again must find its port again.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap()
 }
