@@ -64,12 +64,10 @@ impl Cluster {
 
     /// How many nodes hold a copy of each queue: the fewest.
     pub fn fewest_copies(&self) -> usize {
-        let listing = self.ctl(&["list_queues", "name", "members", "--no-table-headers"]);
-        let copies = listing
-            .lines()
-            .map(|line| line.matches("@localhost").count());
-        // A queue that workers hear of one another by lives with its connection.
-        let copies = copies.filter(|copies| *copies > 0);
+        let listing = self.ctl(&["list_queues", "type", "members", "--no-table-headers"]);
+        // Those by which workers hear of one another are classic, and live with their connections.
+        let replicated = listing.lines().filter(|line| !line.starts_with("classic"));
+        let copies = replicated.map(|line| line.matches("@localhost").count());
         copies.min().unwrap_or_default()
     }
 
