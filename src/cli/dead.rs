@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::ConfigArgs;
 use crate::config::{Secret, is_portal_id};
 use crate::dead::api::{DiscardOrder, ListOrder, ReplayOrder};
-use crate::dead::{Filter, Listing, REASONS};
+use crate::dead::{Filter, Listing, reasons};
 use crate::event::{Millis, PortalId, Stage};
 
 mod table;
@@ -126,7 +126,7 @@ struct FilterArgs {
     #[arg(long, value_enum)]
     stage: Option<StageArg>,
     /// Why.
-    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(REASONS))]
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(reasons()))]
     reason: Option<String>,
     /// Of which portal.
     #[arg(long, value_parser = portal_id)]

@@ -7,22 +7,16 @@ use serde_json::{Value, json};
 
 use crate::bus::Message;
 use crate::event::{
-    Batch, DEAD_LETTER_KIND, DeadLetter, EnrichedEvent, Event, Millis, ObjectTypeId, PortalId,
-    Stage,
+    Batch, DEAD_LETTER_KIND, DeadLetter, DeadLetterReason, EnrichedEvent, Event, Millis,
+    ObjectTypeId, PortalId, Stage,
 };
 
 /// Every reason that a dead letter may have: those of ours, the bus's own, and that it is none of ours.
-pub const REASONS: [&str; 9] = [
-    "not_an_array",
-    "unreadable",
-    "refused_by_hubspot",
-    "unknown_portal",
-    "destination_full",
-    "destination_unavailable",
-    "too_large",
-    DELIVERY_LIMIT,
-    FOREIGN,
-];
+pub fn reasons() -> impl Iterator<Item = &'static str> {
+    let ours = DeadLetterReason::ALL.map(DeadLetterReason::as_str);
+    ours.into_iter().chain([DELIVERY_LIMIT, FOREIGN])
+}
+
 /// The bus itself put a batch there, which came too often and was never settled.
 const DELIVERY_LIMIT: &str = "delivery_limit";
 /// Somebody else put it there, or a later version of this program.
@@ -58,7 +52,7 @@ pub struct Summary {
     /// Where it ended; absent for what is none of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<Stage>,
-    /// One of [`REASONS`].
+    /// One of [`reasons`].
     pub reason: String,
     /// When it failed; of a batch that the bus put there, when the last of its events was received.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,7 +89,7 @@ pub struct Filter {
     /// It ended there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stage: Option<Stage>,
-    /// For this reason, one of [`REASONS`].
+    /// For this reason, one of [`reasons`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// It is of this portal.
@@ -143,7 +137,7 @@ impl Kept {
         }
     }
 
-    /// Why, one of [`REASONS`].
+    /// Why, one of [`reasons`].
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match &self.content {
@@ -272,8 +266,9 @@ impl Filter {
     /// What is wrong, and which words there are.
     pub fn check(&self) -> Result<(), String> {
         match &self.reason {
-            Some(reason) if !REASONS.contains(&reason.as_str()) => {
-                Err(format!("no reason is called so; {}", REASONS.join(", ")))
+            Some(reason) if !reasons().any(|known| known == reason) => {
+                let known: Vec<_> = reasons().collect();
+                Err(format!("no reason is called so; {}", known.join(", ")))
             }
             _ => Ok(()),
         }

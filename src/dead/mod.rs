@@ -27,7 +27,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use kept::{Content, Filter, Kept, REASONS, Summary};
+pub use kept::{Content, Filter, Kept, Summary, reasons};
 pub use replay::REPLAYED_MAX;
 pub(crate) use room::GiveBack;
 pub use walk::{HELD_MAX, WalkError, claimed};

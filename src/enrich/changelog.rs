@@ -15,7 +15,6 @@ use crate::event::Millis;
 
 use super::ledger::{Counted, Tallies, Tally};
 use super::memory::Entry;
-use super::old_notes;
 use super::protocol::{DeliveryId, NoteId};
 
 /// How long what came to be known waits for more, so that a slow trickle of events does not make a note each.
@@ -78,14 +77,13 @@ impl Note {
         postcard::to_extend(self, vec![ENCODING]).expect("a note has no fallible fields")
     }
 
-    /// Reads what [`Self::encode`] wrote, or that of the version before.
+    /// Reads what [`Self::encode`] wrote.
     ///
     /// # Errors
     /// Every variant of [`NoteError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, NoteError> {
         match bytes.split_first() {
             Some((&ENCODING, note)) => Ok(postcard::from_bytes(note)?),
-            Some((&old_notes::ENCODING, note)) => Ok(old_notes::decode(note)?),
             Some((&other, _)) => Err(NoteError::Encoding(other)),
             None => Err(postcard::Error::DeserializeUnexpectedEnd.into()),
         }

@@ -39,7 +39,6 @@ mod identifiers;
 mod job;
 mod ledger;
 mod memory;
-mod old_notes;
 mod plan;
 mod pool;
 mod portal;

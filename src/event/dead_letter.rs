@@ -122,6 +122,18 @@ impl Stage {
 }
 
 impl DeadLetterReason {
+    /// Every reason there is.
+    pub const ALL: [Self; 8] = [
+        Self::NotAnArray,
+        Self::Unreadable,
+        Self::RefusedByHubspot,
+        Self::KilledWorker,
+        Self::UnknownPortal,
+        Self::DestinationFull,
+        Self::DestinationUnavailable,
+        Self::TooLarge,
+    ];
+
     /// The word in JSON, metrics and routing keys.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -359,6 +371,18 @@ mod tests {
             letter.raw_bytes().unwrap()
         });
         pieces.flatten().collect()
+    }
+
+    #[test]
+    fn all_reasons_are_those_of_the_schema() {
+        let schema = schemars::schema_for!(DeadLetterReason);
+        let schema = serde_json::to_value(schema).unwrap();
+        let variants = schema["oneOf"].as_array().unwrap().iter();
+        let words: Vec<_> = variants.map(|variant| variant["const"].as_str()).collect();
+        assert_eq!(
+            words,
+            DeadLetterReason::ALL.map(|reason| Some(reason.as_str()))
+        );
     }
 
     #[test]

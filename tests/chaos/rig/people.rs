@@ -182,7 +182,7 @@ impl People {
         told
     }
 
-    /// With the contact that has been there for the shortest time. Both get lost in a third.
+    /// With the contact that came last. Both become a third.
     fn merge(&mut self, at: usize) -> Notification {
         let last = self.contacts.len() - 1;
         if at == last {
