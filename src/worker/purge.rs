@@ -19,8 +19,8 @@ use crate::bus::{
     BusUnavailable, Consumed, Consumer, Delivery, Message, Outgoing, PublishError, Queue, Target,
     Unsettled,
 };
-use crate::dead::claimed;
-use crate::event::{Batch, DEAD_LETTER_KIND, DeadLetter, Erased, Erasure, Searched};
+use crate::dead::{Content, Kept, claimed};
+use crate::event::{Batch, DeadLetter, Erased, Erasure, Searched};
 
 use super::parts::Parts;
 
@@ -302,17 +302,12 @@ async fn next_letters(
     Err(BusUnavailable)
 }
 
-/// What becomes of a message among the dead letters: a dead letter of ours, a batch that the bus itself put there, or
-/// something else.
+/// What becomes of a message among the dead letters.
 fn fate(message: &Message, erased: &Erased) -> Fate {
-    if message.kind == DEAD_LETTER_KIND
-        && let Ok(letter) = serde_json::from_slice::<DeadLetter>(&message.body)
-    {
-        return outcome(message, erased.search(&letter), |letter| letter.encode());
-    }
-    match Batch::decode(&message.body) {
-        Ok(batch) => outcome(message, erased.search_batch(&batch), |batch| batch.encode()),
-        Err(_) => outcome(message, erased.search_raw(&message.body), Vec::clone),
+    match Kept::read(message).content {
+        Content::Letter(letter) => outcome(message, erased.search(&letter), DeadLetter::encode),
+        Content::Batch(batch) => outcome(message, erased.search_batch(&batch), Batch::encode),
+        Content::Foreign => outcome(message, erased.search_raw(&message.body), Vec::clone),
     }
 }
 
@@ -331,7 +326,7 @@ fn outcome<T>(message: &Message, searched: Searched<T>, encode: impl Fn(&T) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{DeadLetterReason, Millis, Stage};
+    use crate::event::{DEAD_LETTER_KIND, DeadLetterReason, Millis, Stage};
 
     fn erased() -> Erased {
         let mut erased = Erased::default();
