@@ -173,7 +173,13 @@ impl Portal {
     /// Cancels the work for a record and for what leads to it, and remembers that they are erased.
     fn forget(&mut self, key: &Key, ctx: &mut Context<'_>) -> Erasure {
         let merged = ctx.memory.erase(&self.id, key, ctx.now);
-        self.cancel(key, |_| true, ctx);
+        // That it is erased, or leads elsewhere, is told all the same, and not before its search.
+        let is_of_a_living_record = |job: &Job| match &job.work {
+            Work::Search(_) => false,
+            Work::Tombstone(tombstone) => tombstone.reason == TombstoneReason::Deleted,
+            _ => true,
+        };
+        self.cancel(key, is_of_a_living_record, ctx);
         self.cancel_plain(key, ctx);
         if !merged.is_empty() {
             let leads_here = |(object_type_id, object_id): &Key| {

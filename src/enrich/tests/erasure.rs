@@ -121,6 +121,31 @@ fn a_merge_that_is_told_after_the_erasure_erases_too() {
 }
 
 #[test]
+fn an_erasure_is_told_though_a_late_merge_or_a_second_one_erases_again_before() {
+    let (late, second) = (merged("1", &["2"], 4), erased("1", 6));
+    for (again, subject) in [(late, "contact/2"), (second, "contact/1")] {
+        let mut world = World::new();
+        world.confirm = false;
+        world.deliver(vec![erased("1", 5)]);
+        world.settle();
+        assert_eq!((world.searches.len(), world.messages.len()), (1, 0));
+        world.deliver(vec![again.clone()]);
+        world.settle();
+        world.confirm = true;
+        world.confirm_all();
+        world.settle();
+        let told = world.messages.iter();
+        let told: BTreeSet<_> = told
+            .map(|message| (&*message.subject, &message.data.events[0].id))
+            .collect();
+        let first = ("contact/1", &erased("1", 5).id);
+        assert_eq!(told, [first, (subject, &again.id)].into());
+        assert!(world.searches.len() >= 2);
+        assert!(world.engine.is_idle());
+    }
+}
+
+#[test]
 fn an_id_that_turns_out_to_lead_to_an_erased_record_is_searched_for() {
     let mut world = World::new();
     world.record("3", 100, &[("email", "a@b.c")]);
