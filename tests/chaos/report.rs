@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::audit::Audited;
 use crate::rig::checker::Findings;
 use crate::rig::ledger::Missing;
+use crate::rig::people::KINDS;
 
 /// Missing events that are told one by one.
 const TOLD_MAX: usize = 20;
@@ -206,8 +207,9 @@ impl Outcome {
         for missing in self.missing.iter().take(TOLD_MAX) {
             let _ = writeln!(
                 text,
-                "- lost: notification {} of portal {}, to {}",
+                "- lost: notification {}, {}, of portal {}, to {}",
                 missing.number,
+                KINDS[usize::from(missing.kind)],
                 missing.portal,
                 missing.destination.name()
             );

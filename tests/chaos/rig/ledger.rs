@@ -63,6 +63,7 @@ struct Entry {
     made: u32,
     fate: u16,
     portal: u8,
+    kind: u8,
 }
 
 /// Every notification that was made, by number, from 1 on.
@@ -91,6 +92,7 @@ struct Entries {
 pub struct Missing {
     pub number: u64,
     pub portal: u8,
+    pub kind: u8,
     pub destination: Destination,
 }
 
@@ -104,14 +106,15 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// A new notification of a portal: its number.
-    pub fn make(&self, portal: u8) -> u64 {
+    /// A new notification of a portal, of one of [`super::people::KINDS`]: its number.
+    pub fn make(&self, portal: u8, kind: u8) -> u64 {
         let made = u32::try_from(self.begun.elapsed().as_millis()).unwrap_or(u32::MAX);
         let mut entries = self.entries.lock().unwrap();
         entries.all.push(Entry {
             made,
             fate: 0,
             portal,
+            kind,
         });
         entries.all.len() as u64
     }
@@ -254,6 +257,7 @@ impl Ledger {
             lacks(entry).map(move |destination| Missing {
                 number: number as u64 + 1,
                 portal: entry.portal,
+                kind: entry.kind,
                 destination,
             })
         });
@@ -265,6 +269,7 @@ impl Ledger {
             is_open.then_some(Missing {
                 number: *number,
                 portal: entry.portal,
+                kind: entry.kind,
                 destination,
             })
         }));
@@ -294,7 +299,8 @@ mod tests {
     #[test]
     fn what_was_answered_is_missed_at_every_destination_that_wants_it_until_it_comes_or_dies() {
         let ledger = Ledger::default();
-        let [plain, narrow, other] = [PLAIN_PORTAL, NARROW_PORTAL, 2].map(|one| ledger.make(one));
+        let [plain, narrow, other] =
+            [PLAIN_PORTAL, NARROW_PORTAL, 2].map(|one| ledger.make(one, 0));
         assert_eq!(lacking(&ledger), [], "nobody was answered");
         (plain..=other).for_each(|number| ledger.answered(number));
         let all = Destination::All;
@@ -323,7 +329,7 @@ mod tests {
     #[test]
     fn a_merge_is_missed_until_each_record_was_told_of_and_an_erased_record_is_not() {
         let (ledger, all) = (Ledger::default(), Destination::All);
-        let [merge, change] = [2, 2].map(|portal| ledger.make(portal));
+        let [merge, change] = [2, 2].map(|portal| ledger.make(portal, 0));
         ledger.merged_away(7, 41, merge);
         assert_eq!(lacking(&ledger), [], "nobody was answered");
         ledger.answered(merge);

@@ -61,6 +61,30 @@ enum Kind {
     },
 }
 
+/// What [`Notification`]s tell of, for a person.
+pub const KINDS: [&str; 6] = [
+    "a change",
+    "a creation",
+    "a deletion",
+    "a privacy deletion",
+    "a merge",
+    "an association",
+];
+
+impl Kind {
+    /// Its place among [`KINDS`].
+    fn place(self) -> u8 {
+        match self {
+            Self::Changed => 0,
+            Self::Created => 1,
+            Self::Deleted => 2,
+            Self::Erased => 3,
+            Self::Merged { .. } => 4,
+            Self::Associated { .. } => 5,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 enum End {
     Contact,
@@ -132,7 +156,7 @@ impl People {
 
     fn notification(&self, contact: u64, kind: Kind) -> Notification {
         Notification {
-            number: self.ledger.make(self.portal),
+            number: self.ledger.make(self.portal, kind.place()),
             contact,
             occurred_at: Millis::now().as_i64(),
             kind,
