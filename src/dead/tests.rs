@@ -202,12 +202,7 @@ fn each_part_of_a_filter_narrows_it() {
         assert!(!filter.matches(&kept), "{filter:?}");
     }
     let reason = Some("no_such_reason".to_owned());
-    let hint = Filter {
-        reason,
-        ..Filter::default()
-    }
-    .check()
-    .unwrap_err();
+    let hint = Filter { reason, ..all() }.check().unwrap_err();
     assert!(hint.contains("destination_full"), "{hint}");
 }
 

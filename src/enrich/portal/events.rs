@@ -152,8 +152,8 @@ impl Portal {
         1
     }
 
-    /// A privacy deletion cancels all work for the record and for what was merged into it, and keeps late events from
-    /// bringing it back. Then the dead letters are searched: what is under way may still become one.
+    /// A privacy deletion cancels all work for the record and for what was merged into it, but for telling that they are gone,
+    /// and keeps late events from bringing it back. Then the dead letters are searched: what is under way may still become one.
     pub(super) fn erase(&mut self, key: Key, event: Event, ctx: &mut Context<'_>) -> usize {
         self.search(&key, event.clone(), ctx);
         let tombstone = Work::Tombstone(Tombstone {
@@ -170,10 +170,11 @@ impl Portal {
         self.append(key.clone(), event, Work::Search(erasure), ctx);
     }
 
-    /// Cancels the work for a record and for what leads to it, and remembers that they are erased.
+    /// Cancels the work for a record and for what leads to it, but for telling that they are gone, and remembers that they are
+    /// erased.
     fn forget(&mut self, key: &Key, ctx: &mut Context<'_>) -> Erasure {
         let merged = ctx.memory.erase(&self.id, key, ctx.now);
-        // That it is erased, or leads elsewhere, is told all the same, and not before its search.
+        // An earlier erasure of it may still wait to be told, behind its search.
         let is_of_a_living_record = |job: &Job| match &job.work {
             Work::Search(_) => false,
             Work::Tombstone(tombstone) => tombstone.reason == TombstoneReason::Deleted,

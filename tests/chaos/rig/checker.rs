@@ -287,12 +287,11 @@ impl Checker {
         let message: Enriched = serde_json::from_slice(&delivery.data)?;
         let data = message.data;
         let portal = number(&data.portal_id);
-        let reason = data.tombstone.as_ref().map(|one| one.reason.clone());
-        let is_merged_away = reason.as_deref() == Some("merged");
+        let reason = data.tombstone.as_ref().map(|one| one.reason.as_str());
         if let Some(reason) = reason {
-            *findings.tombstones.entry(reason).or_default() += 1;
+            *findings.tombstones.entry(reason.to_owned()).or_default() += 1;
         }
-        if is_merged_away {
+        if reason == Some("merged") {
             // One notification of a merge is told of three records, and counts with the survivor.
             self.ledger
                 .told_merged_away(portal, number(&data.object_id), destination);

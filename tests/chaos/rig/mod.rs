@@ -2,8 +2,8 @@
 //! between any two of them; the load it gets, and who checks what comes out.
 //!
 //! ```text
-//! load ─▶ balancer ─▶ proxy ─▶ receiver ─▶ proxy ─▶ broker ─▶ proxy ─▶ worker ─▶ proxy ─▶ simulated HubSpot
-//!   └─▶ ledger ◀─────────────────────────── checker ◀──┘
+//! people ─▶ load ─▶ balancer ─▶ proxy ─▶ receiver ─▶ proxy ─▶ broker ─▶ proxy ─▶ worker ─▶ proxy ─▶ simulated HubSpot
+//!            └─▶ ledger ◀─────────────────────────── checker ◀──┘
 //! ```
 
 pub mod checker;

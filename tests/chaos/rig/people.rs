@@ -200,8 +200,8 @@ impl People {
     fn delete(&mut self, at: usize) -> Notification {
         let contact = self.contacts.swap_remove(at).id;
         let told = self.notification(contact, Kind::Deleted);
-        self.ledger.end_associations(self.portal_id(), contact);
         let portal = self.portal_id();
+        self.ledger.end_associations(portal, contact);
         self.hubspot.archive(portal, "contacts", contact).unwrap();
         told
     }
@@ -242,8 +242,8 @@ impl People {
         // The erasure itself comes out.
         self.ledger.erased(&contact.numbers);
         self.ledger.erased(&[deleted.number]);
-        self.ledger.end_associations(self.portal_id(), contact.id);
         let portal = self.portal_id();
+        self.ledger.end_associations(portal, contact.id);
         self.hubspot.gdpr_delete(portal, contact.id).unwrap();
         match dice.chance(500) {
             true => [erased, deleted],
