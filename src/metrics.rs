@@ -177,6 +177,8 @@ metrics! {
     enrich_waiting_events: IntGauge = "crm_relay_enrich_waiting_events";
     /// Time since the receiver had the oldest event that the worker has taken and that has not ended; 0 when there is none.
     enrich_oldest_waiting_seconds: Gauge = "crm_relay_enrich_oldest_waiting_seconds";
+    /// What is remembered of the past, by which a repeat is recognised and versions rise: of events, and of records.
+    enrich_remembered: IntGaugeVec = "crm_relay_enrich_remembered" ["of": "events" | "records"];
     /// Events merged into one enriched event.
     enrich_events_per_message: Histogram = "crm_relay_enrich_events_per_message" in SIZES;
     /// Enriched events made, by status.

@@ -34,9 +34,8 @@ pub const INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 pub const MAX_DEFAULT: u32 = 100;
 /// How long whoever takes over from another worker makes no call.
 ///
-/// While that one used all of a limit, its window was full at every moment: the one call by which what is left is learnt
-/// would be refused. Its pace frees a slot within one burst ([`BURST_SHARE`]), which is a second where ten seconds allow ten
-/// calls or more, and its last calls have arrived by then.
+/// That one may have used all of a limit: the one call by which what is left is learnt would be refused while its window is
+/// full. So nobody fills a window unless a call leaves it within this time, and its last calls have arrived by then.
 pub const TAKE_OVER_DELAY: Duration = Duration::from_millis(1_500);
 /// How long to wait on a daily limit before asking again: its midnight is the portal's, which we do not know.
 pub const DAILY_PROBE: Duration = Duration::from_secs(300);
@@ -400,6 +399,12 @@ mod tests {
     }
 
     impl RollingWindow {
+        /// Calls that came by now and still count at `at`.
+        fn counted_at(&self, at: i64) -> usize {
+            let still = |&&first: &&i64| first > at - 10_000;
+            self.arrivals.iter().rev().take_while(still).count()
+        }
+
         fn arrive(&mut self, at: i64) -> Option<u32> {
             while self
                 .arrivals
@@ -415,7 +420,8 @@ mod tests {
     }
 
     /// Sends calls as fast as the budget allows for `seconds`, each arriving and being answered after
-    /// delays taken from `delays`; returns how many were sent, or panics at the first one over the limit.
+    /// delays taken from `delays`; returns how many were sent. Panics at the first one over the limit, and when none would be
+    /// left to whoever takes over now.
     fn send_all_that_is_allowed(
         max: u32,
         seconds: i64,
@@ -456,6 +462,9 @@ mod tests {
                 on_the_way.push((now + there, now));
                 sent += 1;
             }
+            let take_over = now + i64::try_from(TAKE_OVER_DELAY.as_millis()).unwrap();
+            let counted = hubspot.counted_at(take_over) + on_the_way.len();
+            assert!(max == 1 || counted < max as usize, "at {now} ms");
         }
         sent
     }

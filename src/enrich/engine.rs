@@ -225,7 +225,10 @@ impl Engine {
 
     /// Figures for the metrics.
     pub fn stats(&mut self, now: Millis) -> EngineStats {
+        let (remembered_events, remembered_records) = self.memory.sizes();
         let mut stats = EngineStats {
+            remembered_events,
+            remembered_records,
             waiting_events: self.live.len() + self.admission.held_events().count(),
             set_aside: std::mem::take(&mut self.set_aside),
             oldest_received_at: self.oldest_received_at(),

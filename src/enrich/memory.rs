@@ -141,6 +141,13 @@ impl Memory {
         }
     }
 
+    /// How much is remembered: of events, and of records.
+    pub fn sizes(&self) -> (usize, usize) {
+        let events = self.seen.len() + self.arrived.len() + self.tried.len();
+        let merges = self.merged.len() + self.merged_into.len();
+        (events, self.sent.len() + merges + self.erased.len())
+    }
+
     /// Whether an event ended before.
     pub fn has_seen(&self, id: &EventId) -> bool {
         self.seen.contains(&id.digest())

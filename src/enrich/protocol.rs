@@ -219,6 +219,10 @@ impl Ending {
 pub struct EngineStats {
     /// Events that have not ended.
     pub waiting_events: usize,
+    /// Events, and halves of events, of which is remembered that they came or ended.
+    pub remembered_events: usize,
+    /// Versions, merges and erasures of records that are remembered.
+    pub remembered_records: usize,
     /// Batches that were moved to the backlog since the last figures.
     pub set_aside: u64,
     /// Portals with waiting events that may be asked.

@@ -77,6 +77,11 @@ impl<K: Clone + Eq + Hash, V> Window<K, V> {
         self.entries.get(key).map(|(value, _)| value)
     }
 
+    /// How many entries are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     fn forget(&mut self, now: Millis) {
         while let Some(oldest) = self.by_age.front() {
             if oldest.forgotten_at > now && self.entries.len() <= self.capacity {
@@ -116,6 +121,14 @@ impl<K: Eq + Hash> Recent<K> {
     pub fn contains(&self, member: &K) -> bool {
         let mut generations = self.generations.iter().rev();
         generations.any(|(_, members)| members.contains(member))
+    }
+
+    /// How many members are remembered. One that came again later counts again.
+    pub(super) fn len(&self) -> usize {
+        self.generations
+            .iter()
+            .map(|(_, members)| members.len())
+            .sum()
     }
 
     /// Remembers it, from `now` on.

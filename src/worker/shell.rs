@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use prometheus::IntGauge;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -642,32 +643,29 @@ impl Shell {
 
     /// Gauges are sums over partitions: each shell adds what changed since it last reported.
     fn show(&mut self, stats: EngineStats) {
-        let metrics = &self.parts.metrics;
-        let difference = |new: usize, old: usize| {
-            i64::try_from(new).unwrap_or(i64::MAX) - i64::try_from(old).unwrap_or(i64::MAX)
+        let (metrics, old) = (&self.parts.metrics, &self.reported);
+        let add = |gauge: &IntGauge, new: usize, old: usize| {
+            let count = |n| i64::try_from(n).unwrap_or(i64::MAX);
+            gauge.add(count(new) - count(old));
         };
-        metrics.enrich_waiting_events.add(difference(
-            stats.waiting_events,
-            self.reported.waiting_events,
-        ));
+        let waiting = &metrics.enrich_waiting_events;
+        add(waiting, stats.waiting_events, old.waiting_events);
+        let remembered = |of| metrics.enrich_remembered.with_label_values(&[of]);
+        let (events, records) = (remembered("events"), remembered("records"));
+        add(&events, stats.remembered_events, old.remembered_events);
+        add(&records, stats.remembered_records, old.remembered_records);
         for (state, new, old) in [
-            ("ready", stats.portals_ready, self.reported.portals_ready),
-            (
-                "waiting",
-                stats.portals_waiting,
-                self.reported.portals_waiting,
-            ),
+            ("ready", stats.portals_ready, old.portals_ready),
+            ("waiting", stats.portals_waiting, old.portals_waiting),
             (
                 "backing_off",
                 stats.portals_backing_off,
-                self.reported.portals_backing_off,
+                old.portals_backing_off,
             ),
-            ("paused", stats.portals_paused, self.reported.portals_paused),
+            ("paused", stats.portals_paused, old.portals_paused),
         ] {
-            metrics
-                .enrich_portals
-                .with_label_values(&[state])
-                .add(difference(new, old));
+            let portals = metrics.enrich_portals.with_label_values(&[state]);
+            add(&portals, new, old);
         }
         metrics
             .enrich_set_aside_batches_total

@@ -192,7 +192,7 @@ impl World {
             let max = u32::try_from(*dice.pick(&[5, 20, 100, 190]).unwrap_or(&100)).unwrap_or(100);
             let mut portal = Portal::default();
             portal.max = max;
-            portal.others = if weather.others { max / 2 } else { 0 };
+            portal.others = if weather.others { max * 4 / 5 } else { 0 };
             let poison = dice.between(1_001, 1_020).to_string();
             portal.poison = weather.poison.then(|| poison.into());
             portals.insert(PortalId::from((100 + n).to_string()), portal);

@@ -7,7 +7,9 @@ use crate::enrich::priority::Priority;
 use crate::event::Millis;
 use crate::hubspot::call::RateLimits;
 
-use super::{BURST_SHARE, INTERVAL_DEFAULT, LIVE_RESERVE_PERCENT, MAX_DEFAULT, Share};
+use super::{
+    BURST_SHARE, INTERVAL_DEFAULT, LIVE_RESERVE_PERCENT, MAX_DEFAULT, Share, TAKE_OVER_DELAY,
+};
 
 /// One rolling window.
 #[derive(Debug)]
@@ -92,6 +94,9 @@ impl Rolling {
             self.was_full = true;
             return false;
         }
+        if self.is_last_to_keep(max, now) {
+            return false;
+        }
         if std::mem::take(&mut self.was_full) {
             // What was not sent while the window was full is not made up for in a burst: that would
             // fill it again, and so on for ever.
@@ -112,15 +117,14 @@ impl Rolling {
         if self.has_room(max, share, priority) {
             let ahead_us = self.due_us - self.tolerance_us(max, share, priority) - micros(now);
             let ahead = Duration::from_micros(u64::try_from(ahead_us).unwrap_or(0));
-            return Some(now.after(ahead.max(ONE_MILLI) + ONE_MILLI));
+            let due = now.after(ahead.max(ONE_MILLI) + ONE_MILLI);
+            if !self.is_last_to_keep(max, now) {
+                return Some(due);
+            }
+            let taken_at = self.frees_at()?.before(TAKE_OVER_DELAY);
+            return Some(due.max(taken_at));
         }
-        let own = self
-            .answered
-            .front()
-            .map(|oldest| oldest.answered_at.after(self.interval));
-        let others = (self.others > 0).then_some(self.others_until);
-        let one_later = |at: Millis| at.after(ONE_MILLI);
-        own.into_iter().chain(others).min().map(one_later)
+        self.frees_at().map(|at| at.after(ONE_MILLI))
     }
 
     pub fn sent(&mut self, share: Share, now: Millis) {
@@ -171,6 +175,22 @@ impl Rolling {
                 .min(share.of(max) - 1),
         };
         self.held() + reserve < share.of(max) && self.all_held() + reserve < max
+    }
+
+    /// Whether one more call would leave none to whoever takes over soon: it fills the window, and none of it is free again
+    /// within [`TAKE_OVER_DELAY`]. Only the first window after a rest is filled so early.
+    fn is_last_to_keep(&self, max: u32, now: Millis) -> bool {
+        let held = self.all_held();
+        let is_free_soon = |at: Millis| at <= now.after(TAKE_OVER_DELAY);
+        held > 0 && held + 1 >= max && !self.frees_at().is_some_and(is_free_soon)
+    }
+
+    /// When the window has room for one call more than now; `None` while only an answer can tell.
+    fn frees_at(&self) -> Option<Millis> {
+        let oldest = self.answered.front();
+        let own = oldest.map(|oldest| oldest.answered_at.after(self.interval));
+        let others = (self.others > 0).then_some(self.others_until);
+        own.into_iter().chain(others).min()
     }
 
     fn is_due(&self, max: u32, share: Share, priority: Priority, now: Millis) -> bool {

@@ -26,7 +26,7 @@ pub const RECEIVERS: usize = 2;
 /// The receiver that has a spool.
 pub const SPOOLING: usize = 0;
 /// With which the ledger is asked for.
-const ADMIN_TOKEN: &str = "an-admin-token-for-the-campaign";
+pub const ADMIN_TOKEN: &str = "an-admin-token-for-the-campaign";
 /// Asked for, though nothing is sealed here.
 const PORTALS_KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 /// A destination that holds so much, and no more.

@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::becomes;
+use super::deployment::ADMIN_TOKEN;
+use crate::helpers::metric::metric;
 
 /// How long a process may take to be ready, or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -152,6 +154,13 @@ impl Relay {
     pub fn descriptors(&self) -> usize {
         let open = fs::read_dir(format!("/proc/{}/fd", self.id()));
         open.map_or(0, Iterator::count)
+    }
+
+    /// The value of a series of its metrics.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let request = reqwest::Client::new().get(format!("http://{}/metrics", self.admin));
+        let answer = request.bearer_auth(ADMIN_TOKEN).send().await.ok()?;
+        metric(&answer.text().await.ok()?, series)
     }
 
     /// Resident memory, in MB.

@@ -4,6 +4,7 @@ pub mod broker;
 pub mod bus;
 pub mod certificates;
 pub mod contract;
+pub mod metric;
 pub mod ports;
 pub mod queue;
 pub mod relay;
@@ -11,11 +12,7 @@ pub mod signature;
 
 use std::time::Duration;
 
-/// The value of a series in what `/metrics` answers.
-pub fn metric(metrics: &str, series: &str) -> Option<f64> {
-    let mut values = metrics.lines().filter_map(|line| line.strip_prefix(series));
-    values.find_map(|value| value.trim().parse().ok())
-}
+pub use metric::metric;
 
 /// What `look` finds, looked for until it does.
 pub async fn eventually<T>(
