@@ -9,17 +9,16 @@
 //! While something waits in the queues of a partition nobody can say that it is not the event in question. So a hole is
 //! certain where they are empty, and an audit says most when there is little to do.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use crate::bus::{
-    Bus, BusUnavailable, Consumed, Consumer, Message, Outgoing, Queue, StoredNote, Target,
-};
+use crate::bus::{Bus, BusUnavailable, Message, Outgoing, Queue, StoredNote, Target};
+use crate::dead::{Walk, WalkError};
 use crate::enrich::{EventDigest, Note};
 use crate::event::{Batch, DEAD_LETTER_KIND, DeadLetter, Millis, PortalId};
 use crate::jitter;
@@ -43,10 +42,8 @@ const ROLL_CALLS: usize = 3;
 const ROLL_CALL_INTERVAL: Duration = Duration::from_secs(3);
 /// Notes read ahead.
 const NOTES_AHEAD_MAX: usize = 64;
-/// The most dead letters that are looked through for batches that the bus gave up.
-const LETTERS_MAX: u16 = 20_000;
-/// When no letter comes for so long, others have them.
-const QUIET: Duration = Duration::from_secs(3);
+/// How long to wait for somebody else who goes through the dead letters.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
@@ -300,45 +297,36 @@ async fn look_among_letters(
     nowhere: &mut HashMap<EventDigest, (u16, Open)>,
     report: &mut Report,
 ) -> Result<(), BusUnavailable> {
-    let count = bus.depth(Queue::DeadLetters).await?;
-    if count == 0 {
-        return Ok(());
-    }
-    if count > u64::from(LETTERS_MAX) {
-        report.findings.push(format!(
-            "there are {count} dead letters, of which {LETTERS_MAX} were looked through for open events"
-        ));
-    }
-    let mut letters = bus.consume(Queue::DeadLetters, LETTERS_MAX);
-    // Held to the end, so that none comes twice; then they go back where they were.
-    let mut held = Vec::new();
-    while let Some(delivery) = next_letter(&mut letters, held.len() as u64, count).await {
-        for event in events_of(&delivery.message) {
+    let mut walk = match Walk::begin(bus, CLAIM_PATIENCE).await {
+        Ok(walk) => walk,
+        Err(WalkError::Unavailable) => return Err(BusUnavailable),
+        Err(error @ WalkError::Busy) => {
+            let finding = format!(
+                "{} open events may be among the dead letters: {error}",
+                nowhere.len()
+            );
+            report.findings.push(finding);
+            nowhere.clear();
+            return Ok(());
+        }
+    };
+    while let Some((_, message)) = walk.next().await.map_err(|_| BusUnavailable)? {
+        for event in events_of(&message) {
             if let Some((_, open)) = nowhere.remove(&event) {
                 let account = report.portals.entry(open.portal_id).or_default();
                 account.open = account.open.saturating_sub(1);
                 account.given_up_by_bus += 1;
             }
         }
-        held.push(delivery.unsettled);
     }
-    held.into_iter().for_each(|unsettled| unsettled.abandon());
-    letters.close().await;
+    let (taken, depth) = (walk.taken(), walk.depth());
+    if taken < depth && !nowhere.is_empty() {
+        report.findings.push(format!(
+            "there are {depth} dead letters, of which {taken} were looked through for open events"
+        ));
+    }
+    walk.end(&BTreeSet::new()).await;
     Ok(())
-}
-
-async fn next_letter(
-    letters: &mut Consumer,
-    held: u64,
-    count: u64,
-) -> Option<crate::bus::Delivery> {
-    if held >= count.min(u64::from(LETTERS_MAX)) {
-        return None;
-    }
-    match timeout(QUIET, letters.next()).await {
-        Ok(Some(Consumed::Delivery(delivery))) => Some(delivery),
-        _ => None,
-    }
 }
 
 /// The events that a message among the dead letters holds.

@@ -30,9 +30,8 @@ mod tests;
 pub use kept::{Content, Filter, Kept, Summary, reasons};
 pub use replay::REPLAYED_MAX;
 pub(crate) use room::GiveBack;
+pub(crate) use walk::Walk;
 pub use walk::{HELD_MAX, WalkError, claimed};
-
-use walk::Walk;
 
 /// The most letters that are listed one by one; more are counted.
 pub const LISTED_MAX: usize = 1_000;

@@ -57,7 +57,7 @@ pub async fn claimed(bus: &dyn Bus, patience: Duration) -> Result<Option<Claim>,
 }
 
 /// One way through the dead letters.
-pub(super) struct Walk<'b> {
+pub(crate) struct Walk<'b> {
     bus: &'b dyn Bus,
     claim: Claim,
     /// Each with how many letters it brought.
@@ -73,7 +73,7 @@ pub(super) struct Walk<'b> {
 
 impl<'b> Walk<'b> {
     /// Begins at the front. `patience` is for somebody else who is at it.
-    pub(super) async fn begin(bus: &'b dyn Bus, patience: Duration) -> Result<Self, WalkError> {
+    pub(crate) async fn begin(bus: &'b dyn Bus, patience: Duration) -> Result<Self, WalkError> {
         let claim = claimed(bus, patience).await?.ok_or(WalkError::Busy)?;
         let depth = bus.depth(Queue::DeadLetters).await?;
         Ok(Self {
@@ -88,17 +88,17 @@ impl<'b> Walk<'b> {
     }
 
     /// How many letters there were at the beginning.
-    pub(super) fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         usize::try_from(self.depth).unwrap_or(usize::MAX)
     }
 
     /// How many were taken so far.
-    pub(super) fn taken(&self) -> usize {
+    pub(crate) fn taken(&self) -> usize {
         self.held.len()
     }
 
     /// The next letter, with its place; `None` when there are no more.
-    pub(super) async fn next(&mut self) -> Result<Option<(usize, Message)>, WalkError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<(usize, Message)>, WalkError> {
         if self.left == 0 {
             return Ok(None);
         }
@@ -129,7 +129,7 @@ impl<'b> Walk<'b> {
 
     /// Takes the letters at the places `gone` away for good, and hands back the others. They keep their order if none goes; else a
     /// consumer that has lost one is given what another hands back, and some come to stand behind others.
-    pub(super) async fn end(mut self, gone: &BTreeSet<usize>) {
+    pub(crate) async fn end(mut self, gone: &BTreeSet<usize>) {
         let left = Vec::from_iter((0..self.held.len()).filter(|place| !gone.contains(place)));
         for (place, unsettled) in self.held.drain(..).enumerate() {
             if gone.contains(&place) {

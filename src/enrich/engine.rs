@@ -126,12 +126,15 @@ impl Engine {
     }
 
     /// Takes in what an earlier engine of the partition noted, in the order it was noted. Before the first delivery;
-    /// again after a loss, what was noted since.
+    /// again after a loss, what was noted since: what this engine noted itself it knows better.
     pub fn restore(&mut self, note: Note) {
+        self.noted_at = self.noted_at.max(note.at);
+        if note.engine == self.instance {
+            return;
+        }
         for tally in note.tallies {
             self.memory.restore_events(note.at, tally);
         }
-        self.noted_at = self.noted_at.max(note.at);
         for entry in note.entries {
             self.memory.restore(note.at, entry);
         }
@@ -192,8 +195,8 @@ impl Engine {
         std::mem::take(&mut self.effects.outputs).into()
     }
 
-    /// Whether nothing is lost with an event that is to be set aside: its record is erased, and it tells nobody more than
-    /// that.
+    /// Whether nothing is lost with an event that is to be set aside: its record is erased, it tells nobody more than that, and
+    /// nothing of it is on its way.
     #[must_use]
     pub fn may_be_dropped(&self, event: &Event) -> bool {
         let subject = event.subject();
@@ -201,6 +204,7 @@ impl Engine {
         let key = self.memory.survivor(&event.portal_id, key);
         let has_tombstones = ["privacy_deleted", "merged"].contains(&event.kind());
         self.memory.is_erased(&event.portal_id, &key)
+            && !self.live.contains_key(&*event.known_as())
             && (!has_tombstones || self.memory.has_seen(&event.known_as()))
     }
 

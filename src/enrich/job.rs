@@ -12,6 +12,7 @@ use crate::hubspot::call::RecordRead;
 use super::conversations::MessagesRead;
 use super::plan::Plans;
 use super::priority::{Place, Priority};
+use super::protocol::Published;
 
 /// What names a record within a portal.
 pub type Key = (ObjectTypeId, ObjectId);
@@ -42,7 +43,32 @@ pub enum Work {
     /// Nothing: there is no record to read.
     Plain,
     /// The message is on its way, with these events in it.
-    Publishing(Vec<EventId>),
+    Publishing(Vec<EventId>, OnItsWay),
+}
+
+/// What is on its way to the destinations, of a record that may be erased meanwhile.
+#[derive(Debug, Default)]
+pub struct OnItsWay {
+    is_erased: bool,
+    /// What came of it, while the dead letters are to be searched for what it became.
+    outcome: Option<Published>,
+}
+
+impl OnItsWay {
+    /// The record is erased now.
+    pub fn note_erased(&mut self) {
+        self.is_erased = true;
+    }
+
+    /// It is confirmed, or a dead letter. What its events end by; `None` when the dead letters are to be searched before, for
+    /// the copy of an erased record that one of them holds.
+    pub fn confirmed(&mut self, outcome: &Published) -> Option<Published> {
+        if self.is_erased && outcome.left_a_letter() {
+            self.outcome = Some(outcome.clone());
+            return None;
+        }
+        Some(self.outcome.take().unwrap_or_else(|| outcome.clone()))
+    }
 }
 
 /// How far the reads of a job are.

@@ -98,6 +98,18 @@ pub enum Published {
     Searched,
 }
 
+impl Published {
+    /// Whether a dead letter holds something of it.
+    #[must_use]
+    pub fn left_a_letter(&self) -> bool {
+        match self {
+            Self::Copies(copies) => copies.iter().any(|copy| copy.is_dead),
+            Self::Buried => true,
+            Self::Searched => false,
+        }
+    }
+}
+
 /// A destination's copy of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Copied {

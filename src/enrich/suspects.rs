@@ -32,6 +32,8 @@ pub(super) const TRIES_MAX: u8 = 5;
 const _: () = assert!(TRIES_MAX as usize == LOTS.len());
 /// How long neighbours are held back, before the lot that is being tried is the last that they wait for.
 pub const HELD_MAX: Duration = Duration::from_secs(30);
+/// The same while no lot can be tried, since something does not end: a destination takes nothing, say.
+const HELD_IN_VAIN_MAX: Duration = Duration::from_secs(120);
 /// Messages that are remembered to have been in hand without harm. At the bound all are forgotten, and some may be tried without
 /// need.
 const HARMLESS_MAX: usize = 10_000;
@@ -153,8 +155,13 @@ impl<D> Suspects<D> {
     }
 
     fn held_long_enough(&self, now: Millis) -> bool {
-        let is_long = |since| now.since(since) >= HELD_MAX;
-        self.lot_ended && self.held_since.is_some_and(is_long)
+        let most = if self.lot_ended {
+            HELD_MAX
+        } else {
+            HELD_IN_VAIN_MAX
+        };
+        let is_long = |since| now.since(since) >= most;
+        self.held_since.is_some_and(is_long)
     }
 
     /// The next lot may be tried. Returns what of which delivery, as `stand_in` names it; nothing when the engine is not free any
@@ -366,6 +373,22 @@ mod tests {
         assert_eq!(suspects.next(long, false), None, "they are under way");
         suspects.hold(long, "d", Source::Intake);
         assert_eq!(suspects.next(long, true), Some(Step::Ask));
+    }
+
+    #[test]
+    fn neighbours_are_taken_up_at_last_though_something_does_not_end() {
+        let mut suspects = Suspects::default();
+        suspects.add("a", Source::Intake, events([1]));
+        suspects.hold(ms(0), "b", Source::Intake);
+        let mut now = ms(0).after(HELD_MAX);
+        assert_eq!(suspects.next(now, false), None);
+        for next in ["c", "d"] {
+            now = now.after(HELD_IN_VAIN_MAX);
+            assert!(matches!(suspects.next(now, false), Some(Step::Take(..))));
+            assert_eq!(suspects.next(now, false), None);
+            suspects.hold(now, next, Source::Intake);
+        }
+        assert_eq!(suspects.next(now, true), Some(Step::Ask), "it has ended");
     }
 
     #[test]

@@ -199,6 +199,12 @@ impl World {
         );
     }
 
+    /// Takes in a note of an engine that was there before.
+    fn recall(&mut self, note: Note) {
+        let engine = note.engine + 1_000;
+        self.engine.restore(Note { engine, ..note });
+    }
+
     fn deliver(&mut self, events: Vec<Event>) -> u64 {
         self.deliveries += 1;
         self.intake.push_back((self.deliveries, events));

@@ -34,6 +34,8 @@ impl Outbound {
             return Cow::Borrowed(id);
         }
         let mut hasher = IdentityHasher::new("replayed message");
+        // A merge is in several messages.
+        hasher.field(id.as_str());
         let events = self.events().iter();
         events.for_each(|event| hasher.field(event.known_as().as_str()));
         Cow::Owned(hasher.finish())

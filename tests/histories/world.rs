@@ -128,6 +128,8 @@ pub struct World {
     deadly: Option<EventId>,
     /// The changelog.
     notes: Vec<Vec<u8>>,
+    /// How many of them the process has read.
+    notes_read: usize,
     plans: Plans,
     share: Share,
     engine: Engine,
@@ -192,7 +194,7 @@ impl World {
             let max = u32::try_from(*dice.pick(&[5, 20, 100, 190]).unwrap_or(&100)).unwrap_or(100);
             let mut portal = Portal::default();
             portal.max = max;
-            portal.others = if weather.others { max * 4 / 5 } else { 0 };
+            portal.others = if weather.others { max / 2 } else { 0 };
             let poison = dice.between(1_001, 1_020).to_string();
             portal.poison = weather.poison.then(|| poison.into());
             portals.insert(PortalId::from((100 + n).to_string()), portal);
@@ -234,6 +236,7 @@ impl World {
             suspects: Suspects::default(),
             deadly: None,
             notes: Vec::new(),
+            notes_read: 0,
             plans,
             share,
             seed,
@@ -432,6 +435,7 @@ impl World {
             Happening::Noted { life, id } if life == self.life => self.tell(Input::Noted(id))?,
             Happening::Connect { life } if life == self.life => {
                 self.bus.connected = true;
+                self.restore();
                 self.schedule(Duration::from_secs(60), Happening::Notice { life });
             }
             Happening::Replay(failure) => self.replay(&failure),

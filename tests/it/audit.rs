@@ -84,6 +84,13 @@ async fn a_batch_that_the_bus_gave_up_is_accounted_for_and_one_that_is_gone_is_a
     assert!(report.adds_up(), "{report:?}");
     assert_eq!(report.portals[&"8241".into()].given_up_by_bus, 1);
 
+    let claim = store.claim_dead_letters().await.unwrap();
+    let report = settled(&*store).await;
+    let finding = &report.findings[0];
+    assert!(finding.contains("somebody else"), "{report:?}");
+    assert!(!report.adds_up() && report.holes.is_empty(), "{report:?}");
+    drop(claim);
+
     note_arrival(&*store, 2, &[gone]).await;
     let report = settled(&*store).await;
     assert_eq!(report.holes.len(), 1, "{report:?}");

@@ -511,15 +511,16 @@ mod on_rabbitmq {
     async fn a_partition_that_was_deleted_is_declared_again() {
         let fixture = OnRabbitMq::shared();
         let bus = fixture.open().await;
-        let mut consumer = bus.consume(Queue::Partition(2), 5);
-        let queue = format!("{}.intake.2", fixture.prefix);
+        // The highest, by which it is known how many there are.
+        let mut consumer = bus.consume(Queue::Partition(3), 5);
+        let queue = format!("{}.intake.3", fixture.prefix);
         tokio::task::spawn_blocking(move || broker::shared().ctl(&["delete_queue", &queue]))
             .await
             .unwrap();
         assert!(matches!(next(&mut consumer).await, Consumed::Lost));
         let verdict = async {
             loop {
-                let verdicts = bus.publish(vec![to(Target::Partition(2), "back")]).await;
+                let verdicts = bus.publish(vec![to(Target::Partition(3), "back")]).await;
                 if verdicts == [Ok(())] {
                     break;
                 }

@@ -171,15 +171,18 @@ impl Topology {
         Ok(())
     }
 
-    /// Partitions are declared from the highest down, so `.0` proves that a set is complete.
+    /// Partitions are declared from the highest down, so `.0` proves that a set is complete; and one that has lost its queue since
+    /// still has its backlog.
     async fn check_partitions(&self, connection: &Connection) -> Result<(), SessionError> {
         self.check_no_more_partitions(connection).await?;
         let last = self.partitions - 1;
-        let first_exists = exists(connection, &self.partition(0)).await?;
-        if first_exists && !exists(connection, &self.partition(last)).await? {
-            return Err(self.other_count(connection).await?.into());
+        let is_set = exists(connection, &self.partition(0)).await?;
+        for queue in [self.partition(last), self.queue(&Queue::Backlog(last))] {
+            if !is_set || exists(connection, &queue).await? {
+                return Ok(());
+            }
         }
-        Ok(())
+        Err(self.other_count(connection).await?.into())
     }
 
     async fn check_no_more_partitions(&self, connection: &Connection) -> Result<(), SessionError> {

@@ -12,7 +12,7 @@ use crate::enrich::priority::Priority;
 use crate::enrich::protocol::BudgetLeft;
 use crate::event::Millis;
 
-use super::Share;
+use super::{DAILY_PROBE, Share};
 
 /// HubSpot's day.
 const DAY: Duration = Duration::from_secs(24 * 3_600);
@@ -81,6 +81,10 @@ impl Daily {
 
     /// When a call may go: now or before, if at once.
     pub fn next_at(&self, share: Share, priority: Priority, now: Millis) -> Millis {
+        if self.remaining == 0 {
+            // Nobody knows when it is reset: a call tells.
+            return self.last_sent.map_or(now, |sent| sent.after(DAILY_PROBE));
+        }
         let to_reset = self.resets_at.since(now);
         let day_left = to_reset.as_secs_f64() / DAY.as_secs_f64();
         let others = share.rest() * f64::from(self.max) * day_left;
@@ -152,6 +156,24 @@ mod tests {
         daily.sent(now);
         let next = daily.next_at(WHOLE, Priority::Live, now);
         assert_eq!(next.since(now), Duration::from_secs(18), "12 h / 2,400");
+    }
+
+    #[test]
+    fn an_empty_day_is_asked_about_again_and_again_for_either_priority() {
+        let mut daily = Daily::new(1_000, 1_000, ms(0));
+        daily.sent(ms(10 * HOUR));
+        daily.learn(1_000, 0, ms(10 * HOUR));
+        for priority in [Priority::Live, Priority::Bulk] {
+            let mut now = ms(10 * HOUR);
+            for _ in 0..300 {
+                let next = daily.next_at(WHOLE, priority, now);
+                assert_eq!(next, now.after(DAILY_PROBE));
+                assert_eq!(daily.next_at(WHOLE, priority, next), next, "then");
+                daily.sent(next);
+                now = next;
+            }
+            daily.sent(ms(10 * HOUR));
+        }
     }
 
     /// A day of endless work, live and bulk, at 19 calls a second when it is let.

@@ -178,11 +178,14 @@ impl Rolling {
     }
 
     /// Whether one more call would leave none to whoever takes over soon: it fills the window, and none of it is free again
-    /// within [`TAKE_OVER_DELAY`]. Only the first window after a rest is filled so early.
+    /// within [`TAKE_OVER_DELAY`]. Only the first window after a rest is filled so early; where others leave so few calls that
+    /// an even pace is slower than that, none is kept.
     fn is_last_to_keep(&self, max: u32, now: Millis) -> bool {
         let held = self.all_held();
+        let left_by_others = max.saturating_sub(self.others);
+        let is_slow = self.interval > TAKE_OVER_DELAY * left_by_others;
         let is_free_soon = |at: Millis| at <= now.after(TAKE_OVER_DELAY);
-        held > 0 && held + 1 >= max && !self.frees_at().is_some_and(is_free_soon)
+        held + 1 >= max && !is_slow && !self.frees_at().is_some_and(is_free_soon)
     }
 
     /// When the window has room for one call more than now; `None` while only an answer can tell.

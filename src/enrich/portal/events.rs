@@ -33,11 +33,11 @@ impl Portal {
         if wanted.parts.is_some() {
             return plain + self.enrich(key, event, ctx);
         }
-        if event.is_privacy_deletion() {
+        let is_merge = self.heed(&key, &event, ctx);
+        if event.is_privacy_deletion() || (is_merge && ctx.memory.is_erased(&self.id, &key)) {
             self.search(&key, event, ctx);
             return plain + 1;
         }
-        self.heed(&key, &event, ctx);
         if plain == 0 {
             ctx.effects
                 .end(&event.known_as(), Fate::of_all(Ending::Unwanted));
@@ -87,19 +87,21 @@ impl Portal {
         1
     }
 
-    /// What an event means for others, though nobody wants it enriched: where ids lead to.
-    fn heed(&mut self, key: &Key, event: &Event, ctx: &mut Context<'_>) {
-        if let EventBody::Object(ObjectEvent {
+    /// What an event means for others, though nobody wants it enriched: where ids lead to. Whether it is a merge.
+    fn heed(&mut self, key: &Key, event: &Event, ctx: &mut Context<'_>) -> bool {
+        let EventBody::Object(ObjectEvent {
             change: ObjectChange::Merged {
                 merged_object_ids, ..
             },
             ..
         }) = &event.body
-        {
-            for id in merged_object_ids {
-                self.redirect(&(key.0.clone(), id.clone()), key, ctx);
-            }
+        else {
+            return false;
+        };
+        for id in merged_object_ids {
+            self.redirect(&(key.0.clone(), id.clone()), key, ctx);
         }
+        true
     }
 
     /// A property we have no definition of: read the definitions again before the record. Of a sensitive one there is
@@ -198,14 +200,35 @@ impl Portal {
             let is_read = |job: &Job| matches!(job.work, Work::Read(_));
             for old in old {
                 self.cancel(&old, is_read, ctx);
+                self.note_erased_on_its_way(&old);
                 self.wake_lane(&old, ctx);
             }
         }
         Erasure {
-            portal_id: self.id.clone(),
-            object_type_id: key.0.clone(),
-            object_id: key.1.clone(),
             merged,
+            ..self.erasure_of(key)
+        }
+    }
+
+    /// That a record is erased, and none that led to it.
+    pub(super) fn erasure_of(&self, (object_type_id, object_id): &Key) -> Erasure {
+        Erasure {
+            portal_id: self.id.clone(),
+            object_type_id: object_type_id.clone(),
+            object_id: object_id.clone(),
+            merged: Vec::new(),
+        }
+    }
+
+    /// If the message of a lane that is on its way is refused, the dead letters are searched for the record then. In the lane of
+    /// the erased record itself a search waits already.
+    fn note_erased_on_its_way(&mut self, key: &Key) {
+        let lane = self.lanes.get_mut(key);
+        if let Some(Work::Publishing(_, on_its_way)) = lane
+            .and_then(|lane| lane.active.as_mut())
+            .map(|job| &mut job.work)
+        {
+            on_its_way.note_erased();
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::demand::Parts;
 use crate::enrich::assemble::{self, OwnerIds};
 use crate::enrich::cache::{Cached, DEFINITIONS_TTL, OWNERS_TTL, OwnerLookup, is_type_of};
-use crate::enrich::job::{Job, JobId, Key, PagesState, Reading, RecordOutcome, Work};
+use crate::enrich::job::{Job, JobId, Key, OnItsWay, PagesState, Reading, RecordOutcome, Work};
 use crate::enrich::ledger::Fate;
 use crate::enrich::protocol::Published;
 use crate::enrich::request::Request;
@@ -294,7 +294,7 @@ impl Portal {
             id: job,
             events: Vec::new(),
             parts: Parts::NONE,
-            work: Work::Publishing(ids),
+            work: Work::Publishing(ids, OnItsWay::default()),
         });
     }
 
@@ -311,12 +311,16 @@ impl Portal {
             return;
         };
         if let Some(Job {
-            work: Work::Publishing(ids),
+            work: Work::Publishing(ids, on_its_way),
             ..
-        }) = &lane.active
+        }) = &mut lane.active
         {
+            let Some(outcome) = on_its_way.confirmed(outcome) else {
+                ctx.effects.search(&self.id, key, self.erasure_of(key));
+                return;
+            };
             for id in ids {
-                ctx.effects.end(id, Fate::of(id, outcome));
+                ctx.effects.end(id, Fate::of(id, &outcome));
             }
             lane.active = None;
             ctx.memory.confirmed(&self.id, key);
@@ -339,7 +343,7 @@ impl Portal {
             lane.waiting.clear();
             lane.queued = None;
             match lane.active.as_ref().map(|job| &job.work) {
-                Some(Work::Publishing(ids)) => {
+                Some(Work::Publishing(ids, _)) => {
                     on_their_way.extend(ids.iter().cloned());
                     true
                 }
@@ -353,7 +357,7 @@ impl Portal {
     pub(in crate::enrich) fn keep_on_their_way(&mut self, keep: impl Fn(&EventId) -> bool) {
         for lane in self.lanes.values_mut() {
             if let Some(Job {
-                work: Work::Publishing(ids),
+                work: Work::Publishing(ids, _),
                 ..
             }) = &mut lane.active
             {

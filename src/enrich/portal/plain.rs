@@ -3,9 +3,9 @@
 //! An event that is wanted both plain and enriched ends when both are done. Its plain half goes first, and is remembered by
 //! itself: the delivery that brought it may be set aside, and come again for the other half.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::enrich::job::Key;
+use crate::enrich::job::{Key, OnItsWay};
 use crate::enrich::ledger::Fate;
 use crate::enrich::protocol::{Ending, Published};
 use crate::event::{Event, EventId};
@@ -20,7 +20,8 @@ const UNDER_WAY_MAX: usize = 100;
 #[derive(Debug, Default)]
 pub(super) struct PlainEvents {
     waiting: VecDeque<Event>,
-    under_way: BTreeSet<EventId>,
+    /// Each with the record it is of.
+    under_way: BTreeMap<EventId, (Key, OnItsWay)>,
     /// Both.
     known: BTreeSet<EventId>,
 }
@@ -62,7 +63,10 @@ impl Portal {
         }
         let count = self.plain.waiting.len().min(UNDER_WAY_MAX);
         for event in self.plain.waiting.drain(..count) {
-            self.plain.under_way.insert(event.known_as().into_owned());
+            let key = ctx.memory.survivor(&self.id, key_of(&event));
+            let on_its_way = (key, OnItsWay::default());
+            let id = event.known_as().into_owned();
+            self.plain.under_way.insert(id, on_its_way);
             ctx.effects.publish_plain(&self.id, event);
         }
     }
@@ -75,9 +79,17 @@ impl Portal {
         ctx: &mut Context<'_>,
     ) {
         self.progressed_at = ctx.now;
-        self.plain.under_way.remove(id);
-        self.plain.known.remove(id);
-        ctx.effects.end_plain(&self.id, id, Fate::of(id, outcome));
+        let Some((key, mut on_its_way)) = self.plain.under_way.remove(id) else {
+            return;
+        };
+        if let Some(outcome) = on_its_way.confirmed(outcome) {
+            self.plain.known.remove(id);
+            ctx.effects.end_plain(&self.id, id, Fate::of(id, &outcome));
+        } else {
+            let erasure = self.erasure_of(&key);
+            ctx.effects.search_for_plain(&self.id, id, erasure);
+            self.plain.under_way.insert(id.clone(), (key, on_its_way));
+        }
     }
 
     /// Drops those of the plain events that have not reached the publisher that `keep` does not know.
@@ -92,8 +104,13 @@ impl Portal {
         });
     }
 
-    /// What waits of an erased record does not go out any more.
+    /// What waits of an erased record does not go out any more, and what is on its way is not to stay as a dead letter.
     pub(super) fn cancel_plain(&mut self, key: &Key, ctx: &mut Context<'_>) {
+        for (of, on_its_way) in self.plain.under_way.values_mut() {
+            if ctx.memory.survivor(&self.id, of.clone()) == *key {
+                on_its_way.note_erased();
+            }
+        }
         for event in std::mem::take(&mut self.plain.waiting) {
             let is_erasure = event.is_privacy_deletion();
             if !is_erasure && ctx.memory.survivor(&self.id, key_of(&event)) == *key {

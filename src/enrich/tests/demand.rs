@@ -229,7 +229,7 @@ fn an_engine_that_takes_over_sends_no_plain_half_again() {
     let notes = std::mem::take(&mut world.notes);
     let mut next = self::world(&["content = 'event'", ""]);
     for note in notes {
-        next.engine.restore(note);
+        next.recall(note);
     }
     next.deliver(vec![changed("1", 1, "x")]);
     next.settle();
@@ -309,6 +309,77 @@ fn a_merge_or_an_erasure_that_nobody_wants_is_heeded() {
     world.settle();
     assert_eq!(world.messages.len(), 1);
     assert_eq!((world.ending("unwanted"), world.ending("purged")), (2, 1));
+}
+
+#[test]
+fn a_merge_that_nobody_wants_erases_too_when_its_record_is_erased() {
+    let mut world = world(&[
+        "match = ['*.contact.property_changed.#']",
+        "match = ['*.contact.property_changed.#']\ncontent = 'event'",
+    ]);
+    world.deliver(vec![deleted("2", 3, ObjectChange::PrivacyDeleted)]);
+    world.settle();
+    world.confirm = false;
+    // These keep the last one waiting.
+    let others: Vec<_> = (0..100).map(|n| changed("9", n, "x")).collect();
+    world.deliver(others);
+    world.deliver(vec![changed("1", 1, "x")]);
+    world.deliver(vec![merged("2", &["1"], 2)]);
+    world.confirm_all();
+    world.settle();
+    let is_of = |event: &Event| event.subject().object_id.as_str() == "1";
+    assert!(!world.plain.iter().any(is_of), "it went out as it is");
+    let tells = |message: &EnrichedEvent| message.data.events.iter().any(is_of);
+    assert!(
+        !world.messages.iter().any(tells),
+        "it went out with a record"
+    );
+    let (_, erasure) = world.searches.last().unwrap();
+    assert_eq!((erasure.object_id.as_str(), erasure.merged.len()), ("2", 1));
+    assert_eq!(world.acked.len(), 4);
+    assert!(world.engine.is_idle());
+}
+
+/// The copies of an event, all of them refused by their destinations.
+fn nobody_has(event: &Event) -> Published {
+    let Published::Copies(mut copies) = everybody_has(std::slice::from_ref(event)) else {
+        unreachable!()
+    };
+    copies.iter_mut().for_each(|copy| copy.is_dead = true);
+    Published::Copies(copies)
+}
+
+#[test]
+fn what_was_on_its_way_of_an_erased_record_is_searched_for_when_it_became_a_dead_letter() {
+    let mut world = world(&["content = 'event'", ""]);
+    world.confirm = false;
+    let event = changed("1", 1, "x");
+    world.deliver(vec![event.clone()]);
+    world.settle();
+    assert_eq!((world.plain.len(), world.messages.len()), (1, 1));
+    let sent = std::mem::take(&mut world.unconfirmed);
+    world.deliver(vec![deleted("2", 3, ObjectChange::PrivacyDeleted)]);
+    world.deliver(vec![merged("2", &["1"], 2)]);
+    world.confirm_all();
+    world.settle();
+    let before = world.searches.len();
+    assert_eq!(world.acked, [2], "the merge waits for what is on its way");
+    world.confirm = false;
+    for (publish, _) in sent {
+        let outcome = nobody_has(&event);
+        world.tell(Input::Published { publish, outcome });
+    }
+    world.settle();
+    let searched = world.searches[before..].iter();
+    let ids: Vec<_> = searched.map(|(_, one)| one.object_id.as_str()).collect();
+    assert_eq!(ids, ["1", "1"], "for the plain copy, and for the other");
+    assert_eq!(world.ending("dead"), 0, "not before the search is sure");
+    world.confirm_all();
+    world.settle();
+    assert_eq!(world.ending("dead"), 1);
+    assert_eq!(world.acked.len(), 3);
+    assert_eq!(world.searches.len(), before + 2);
+    assert!(world.engine.is_idle());
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn what_was_merged_into_an_erased_record_is_erased_with_it() {
 
     let mut after = World::new();
     for note in notes {
-        after.engine.restore(Note::decode(&note.encode()).unwrap());
+        after.recall(Note::decode(&note.encode()).unwrap());
     }
     late(&mut after);
     assert!(after.calls.is_empty());

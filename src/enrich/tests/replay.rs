@@ -94,7 +94,7 @@ fn what_was_replayed_is_remembered_by_the_next_engine() {
     world.settle();
     let notes = std::mem::take(&mut world.notes);
     let mut next = self::world();
-    notes.into_iter().for_each(|note| next.engine.restore(note));
+    notes.into_iter().for_each(|note| next.recall(note));
     next.deliver(vec![event]);
     next.settle();
     assert_eq!((next.messages.len(), next.ending("duplicate")), (0, 1));

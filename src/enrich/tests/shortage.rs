@@ -9,7 +9,7 @@ fn taken_over(mut world: World, max: u32) -> World {
     let mut next = lean_world(max);
     (next.now, next.model) = (world.now, world.model);
     for note in world.notes.drain(..) {
-        next.engine.restore(note);
+        next.recall(note);
     }
     for (_, _, events) in world.unsettled.into_values() {
         next.deliver(events);

@@ -108,6 +108,25 @@ fn a_suspect_whose_session_was_lost_comes_again() {
 }
 
 #[test]
+fn a_session_that_broke_is_no_evidence_though_the_notes_are_read_again() {
+    let mut world = counted(1);
+    world.record("1", 100, &[]);
+    world.confirm = false;
+    let event = changed("1", 1, "x");
+    for tag in 1..=2 * u64::from(TRIES_MAX) {
+        suspect(&mut world, tag, &event);
+        world.settle();
+        assert_eq!(world.engine.tries(&event), 1);
+        world.tell(Input::Lost);
+        for note in world.notes.clone() {
+            world.engine.restore(note);
+        }
+        assert_eq!(world.engine.tries(&event), 0);
+    }
+    assert!(world.letters.is_empty());
+}
+
+#[test]
 fn a_suspect_that_cannot_be_asked_for_is_set_aside_and_not_blamed() {
     let mut world = counted(1);
     let broken = crate::hubspot::call::CallError::Unauthorized;

@@ -264,3 +264,34 @@ async fn a_replayed_copy_goes_to_its_destination_alone_and_looks_like_any_other(
         "of the one that was no replay"
     );
 }
+
+#[tokio::test]
+async fn the_messages_of_a_replayed_merge_are_not_taken_for_one_another() {
+    let bus = ScriptedBus::failing(&[("b", &[PublishError::Unavailable])]);
+    let fan_out = fan_out(&bus, &[("a", queue("#")), ("b", queue("#"))]);
+    let event = change("1", "x");
+    let replay = Replay {
+        of: event.id.clone(),
+        at: event.received_at,
+        audience: Audience::Enriched,
+    };
+    let event = Event {
+        replay: Some(Arc::new(replay)),
+        ..event
+    };
+    let of = |id: &str| {
+        let data = EnrichedData {
+            object_id: id.into(),
+            ..enriched(vec![event.clone()]).data
+        };
+        EnrichedEvent::new(data)
+    };
+    let first = fan_out.deliver_enriched(vec![of("1")]).await;
+    assert_eq!(first, [Err(FanOutFailure::Retry)]);
+    let other = fan_out.deliver_enriched(vec![of("2")]).await;
+    assert_eq!(other, [delivered(2, 0)]);
+    let again = fan_out.deliver_enriched(vec![of("1")]).await;
+    assert_eq!(again, [delivered(2, 0)]);
+    let confirmed = ["a", "b"].map(|name| bus.confirmed(name).len());
+    assert_eq!(confirmed, [2, 2]);
+}

@@ -109,13 +109,16 @@ impl World {
         self.engine = Engine::new(self.plans.clone(), self.seed * LIVES_MAX + self.life)
             .with_budget_share(self.share)
             .with_window(self.weather.window);
+        self.notes_read = 0;
         self.restore();
         self.checks.new_life();
     }
 
-    /// The engine and its shell learn what those before them noted.
+    /// The engine and its shell read the notes that they have not read, their own among them.
     pub(super) fn restore(&mut self) {
-        for note in &self.notes {
+        let unread = self.notes_read..;
+        self.notes_read = self.notes.len();
+        for note in &self.notes[unread] {
             match Note::decode(note) {
                 Ok(note) => {
                     self.suspects.read(&note);
