@@ -1291,7 +1291,7 @@ fn an_engine_that_takes_over_knows_what_was_noted() {
     after.record("4", 5, &[("email", "late@b.c")]);
     for note in &world.notes {
         let bytes = note.encode();
-        after.engine.restore(Note::decode(&bytes).unwrap());
+        after.recall(Note::decode(&bytes).unwrap());
     }
     after.deliver(vec![changed("1", 5, "a@b.c"), changed("2", 40, "x")]);
     after.deliver(vec![changed("4", 5, "late@b.c"), changed("1", 4, "late")]);

@@ -115,7 +115,7 @@ fn a_session_that_broke_is_no_evidence_though_the_notes_are_read_again() {
     let event = changed("1", 1, "x");
     for tag in 1..=2 * u64::from(TRIES_MAX) {
         suspect(&mut world, tag, &event);
-        world.settle();
+        world.run_for(Duration::from_secs(2));
         assert_eq!(world.engine.tries(&event), 1);
         world.tell(Input::Lost);
         for note in world.notes.clone() {
