@@ -205,11 +205,11 @@ metrics! {
     dead_letters_purged_total: IntCounterVec = "crm_relay_dead_letters_purged_total" ["outcome": "gone" | "cut"];
     /// Dead letters that were replayed, by an operator or because a destination had room again.
     dead_letters_replayed_total: IntCounterVec = "crm_relay_dead_letters_replayed_total" ["reason":
-        "not_an_array" | "unreadable" | "refused_by_hubspot" | "unknown_portal" | "destination_full"
+        "not_an_array" | "unreadable" | "refused_by_hubspot" | "killed_worker" | "unknown_portal" | "destination_full"
             | "destination_unavailable" | "too_large" | "delivery_limit" | "foreign"];
     /// Dead letters that an operator discarded.
     dead_letters_discarded_total: IntCounterVec = "crm_relay_dead_letters_discarded_total" ["reason":
-        "not_an_array" | "unreadable" | "refused_by_hubspot" | "unknown_portal" | "destination_full"
+        "not_an_array" | "unreadable" | "refused_by_hubspot" | "killed_worker" | "unknown_portal" | "destination_full"
             | "destination_unavailable" | "too_large" | "delivery_limit" | "foreign"];
     /// Dead letters published, by stage and reason.
     dead_letters_total: IntCounterVec = "crm_relay_dead_letters_total" [

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crm_relay::audit::{Account, Question, Report, audit};
 use crm_relay::bus::{self, Message, Outgoing, Target, partition_of};
+use crm_relay::dead::claimed;
 use crm_relay::enrich::{Note, Tally};
 use crm_relay::event::{Batch, Event, Millis};
 use crm_relay::simulator::{Latency, PortalOptions, Simulator};
@@ -84,7 +85,8 @@ async fn a_batch_that_the_bus_gave_up_is_accounted_for_and_one_that_is_gone_is_a
     assert!(report.adds_up(), "{report:?}");
     assert_eq!(report.portals[&"8241".into()].given_up_by_bus, 1);
 
-    let claim = store.claim_dead_letters().await.unwrap();
+    let claim = claimed(&*store, ARRIVAL_MAX).await.unwrap();
+    assert!(claim.is_some());
     let report = settled(&*store).await;
     let finding = &report.findings[0];
     assert!(finding.contains("somebody else"), "{report:?}");

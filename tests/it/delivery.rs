@@ -524,6 +524,21 @@ async fn what_hubspot_repeats_after_a_restart_does_not_go_out_again(bus: Bus) {
         })
         .await;
     }
+    eventually("all that was told has ended", ARRIVAL_MAX, async || {
+        let told = hubspot.acknowledged(PORTAL).unwrap();
+        let is_erasure = |one: &serde_json::Value| {
+            let kind = one["subscriptionType"].as_str();
+            kind.is_some_and(|kind| kind.ends_with("privacyDeletion"))
+        };
+        let is_told = told.iter().any(|one| is_erasure(&one.notification));
+        let metrics = relay.metrics().await;
+        let ended = metrics
+            .lines()
+            .filter(|line| line.starts_with("crm_relay_enrich_events_total{"));
+        let ended = ended.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok());
+        (is_told && ended.sum::<usize>() >= told.len()).then_some(())
+    })
+    .await;
     eventually("all is noted", ARRIVAL_MAX, async || {
         let metrics = relay.metrics().await;
         let idle = metric(&metrics, "crm_relay_enrich_waiting_events") == Some(0.0);

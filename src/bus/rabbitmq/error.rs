@@ -61,7 +61,7 @@ pub enum RabbitMqError {
     /// The user may not declare or use what we need.
     #[error(
         "the broker refuses access to {name} ({detail}); grant the user configure, write and read permissions \
-         on the names that begin with bus.prefix"
+         on the names that begin with bus.prefix, and to write to amq.default"
     )]
     Forbidden {
         /// The queue or exchange.
