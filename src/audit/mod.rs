@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use crate::bus::{Bus, BusUnavailable, Message, Outgoing, Queue, StoredNote, Target};
-use crate::dead::{Walk, WalkError};
+use crate::dead::{PATIENCE, Walk, WalkError};
 use crate::enrich::{EventDigest, Note};
 use crate::event::{Batch, DEAD_LETTER_KIND, DeadLetter, Millis, PortalId};
 use crate::jitter;
@@ -42,8 +42,6 @@ const ROLL_CALLS: usize = 3;
 const ROLL_CALL_INTERVAL: Duration = Duration::from_secs(3);
 /// Notes read ahead.
 const NOTES_AHEAD_MAX: usize = 64;
-/// How long to wait for somebody else who goes through the dead letters.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
@@ -297,7 +295,7 @@ async fn look_among_letters(
     nowhere: &mut HashMap<EventDigest, (u16, Open)>,
     report: &mut Report,
 ) -> Result<(), BusUnavailable> {
-    let mut walk = match Walk::begin(bus, CLAIM_PATIENCE).await {
+    let mut walk = match Walk::begin(bus, PATIENCE).await {
         Ok(walk) => walk,
         Err(WalkError::Unavailable) => return Err(BusUnavailable),
         Err(error @ WalkError::Busy) => {
@@ -322,7 +320,8 @@ async fn look_among_letters(
     let (taken, depth) = (walk.taken(), walk.depth());
     if taken < depth && !nowhere.is_empty() {
         report.findings.push(format!(
-            "there are {depth} dead letters, of which {taken} were looked through for open events"
+            "there are {depth} dead letters, of which {taken} were looked through for open events; \
+             replay or discard some, and ask again"
         ));
     }
     walk.end(&BTreeSet::new()).await;

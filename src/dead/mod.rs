@@ -36,7 +36,7 @@ pub use walk::{HELD_MAX, WalkError, claimed};
 /// The most letters that are listed one by one; more are counted.
 pub const LISTED_MAX: usize = 1_000;
 /// How long to wait for somebody else who goes through the letters.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The dead letters of a bus.
 pub struct DeadLetters {

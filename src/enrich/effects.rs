@@ -122,16 +122,8 @@ impl Effects {
         });
     }
 
-    pub fn search(&mut self, portal_id: &PortalId, key: &Key, erasure: Erasure) {
-        self.search_before(portal_id, Publishing::Record(key.clone()), erasure);
-    }
-
-    /// Has the dead letters searched for what a plain event became.
-    pub fn search_for_plain(&mut self, portal_id: &PortalId, id: &EventId, erasure: Erasure) {
-        self.search_before(portal_id, Publishing::Plain(id.clone()), erasure);
-    }
-
-    fn search_before(&mut self, portal_id: &PortalId, waits: Publishing, erasure: Erasure) {
+    /// Has the dead letters searched; `waits` for that to be sure.
+    pub fn search(&mut self, portal_id: &PortalId, waits: Publishing, erasure: Erasure) {
         let publish = PublishId(self.next_id());
         self.publishes.push((publish, portal_id.clone(), waits));
         self.outputs.push_back(Output::Search { publish, erasure });

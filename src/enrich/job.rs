@@ -1,5 +1,6 @@
 //! One piece of work: a record's events that become one message.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::demand::Parts;
@@ -49,25 +50,33 @@ pub enum Work {
 /// What is on its way to the destinations, of a record that may be erased meanwhile.
 #[derive(Debug, Default)]
 pub struct OnItsWay {
-    is_erased: bool,
+    /// What the dead letters are to be searched for if it becomes one: it was erased on its way.
+    erasure: Option<Erasure>,
     /// What came of it, while the dead letters are to be searched for what it became.
     outcome: Option<Published>,
 }
 
 impl OnItsWay {
     /// The record is erased now.
-    pub fn note_erased(&mut self) {
-        self.is_erased = true;
+    pub fn note_erased(&mut self, erasure: Erasure) {
+        self.erasure = Some(erasure);
     }
 
-    /// It is confirmed, or a dead letter. What its events end by; `None` when the dead letters are to be searched before, for
-    /// the copy of an erased record that one of them holds.
-    pub fn confirmed(&mut self, outcome: &Published) -> Option<Published> {
-        if self.is_erased && outcome.left_a_letter() {
-            self.outcome = Some(outcome.clone());
-            return None;
+    /// It is confirmed, or a dead letter. What its events end by.
+    ///
+    /// # Errors
+    /// What the dead letters are to be searched for before, since one of them holds a copy of an erased record.
+    pub fn confirmed<'a>(&mut self, outcome: &'a Published) -> Result<Cow<'a, Published>, Erasure> {
+        match self.erasure.take() {
+            Some(erasure) if outcome.left_a_letter() => {
+                self.outcome = Some(outcome.clone());
+                Err(erasure)
+            }
+            _ => Ok(self
+                .outcome
+                .take()
+                .map_or(Cow::Borrowed(outcome), Cow::Owned)),
         }
-        Some(self.outcome.take().unwrap_or_else(|| outcome.clone()))
     }
 }
 

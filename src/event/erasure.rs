@@ -54,6 +54,16 @@ impl Erasure {
         hasher.finish()
     }
 
+    /// The same, named for another of its records.
+    #[must_use]
+    pub fn named_for(&self, (object_type_id, object_id): &(ObjectTypeId, ObjectId)) -> Self {
+        Self {
+            object_type_id: object_type_id.clone(),
+            object_id: object_id.clone(),
+            ..self.clone()
+        }
+    }
+
     /// The hash of the record.
     #[must_use]
     pub fn digest(&self) -> RecordDigest {

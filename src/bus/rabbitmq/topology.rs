@@ -176,13 +176,15 @@ impl Topology {
     async fn check_partitions(&self, connection: &Connection) -> Result<(), SessionError> {
         self.check_no_more_partitions(connection).await?;
         let last = self.partitions - 1;
-        let is_set = exists(connection, &self.partition(0)).await?;
-        for queue in [self.partition(last), self.queue(&Queue::Backlog(last))] {
-            if !is_set || exists(connection, &queue).await? {
-                return Ok(());
-            }
+        let is_complete = exists(connection, &self.partition(0)).await?;
+        let backlog = self.queue(&Queue::Backlog(last));
+        if is_complete
+            && !exists(connection, &self.partition(last)).await?
+            && !exists(connection, &backlog).await?
+        {
+            return Err(self.other_count(connection).await?.into());
         }
-        Err(self.other_count(connection).await?.into())
+        Ok(())
     }
 
     async fn check_no_more_partitions(&self, connection: &Connection) -> Result<(), SessionError> {

@@ -175,7 +175,12 @@ impl Portal {
     /// Cancels the work for a record and for what leads to it, but for telling that they are gone, and remembers that they are
     /// erased.
     fn forget(&mut self, key: &Key, ctx: &mut Context<'_>) -> Erasure {
-        let merged = ctx.memory.erase(&self.id, key, ctx.now);
+        let erasure = Erasure {
+            portal_id: self.id.clone(),
+            object_type_id: key.0.clone(),
+            object_id: key.1.clone(),
+            merged: ctx.memory.erase(&self.id, key, ctx.now),
+        };
         // An earlier erasure of it may still wait to be told, behind its search.
         let is_of_a_living_record = |job: &Job| match &job.work {
             Work::Search(_) => false,
@@ -183,10 +188,12 @@ impl Portal {
             _ => true,
         };
         self.cancel(key, is_of_a_living_record, ctx);
-        self.cancel_plain(key, ctx);
-        if !merged.is_empty() {
+        self.cancel_plain(key, &erasure, ctx);
+        if !erasure.merged.is_empty() {
             let leads_here = |(object_type_id, object_id): &Key| {
-                merged.contains(&RecordDigest::of(&self.id, object_type_id, object_id))
+                erasure
+                    .merged
+                    .contains(&RecordDigest::of(&self.id, object_type_id, object_id))
             };
             let mut old: Vec<Key> = self
                 .lanes
@@ -200,35 +207,22 @@ impl Portal {
             let is_read = |job: &Job| matches!(job.work, Work::Read(_));
             for old in old {
                 self.cancel(&old, is_read, ctx);
-                self.note_erased_on_its_way(&old);
+                self.note_erased_on_its_way(&old, &erasure);
                 self.wake_lane(&old, ctx);
             }
         }
-        Erasure {
-            merged,
-            ..self.erasure_of(key)
-        }
-    }
-
-    /// That a record is erased, and none that led to it.
-    pub(super) fn erasure_of(&self, (object_type_id, object_id): &Key) -> Erasure {
-        Erasure {
-            portal_id: self.id.clone(),
-            object_type_id: object_type_id.clone(),
-            object_id: object_id.clone(),
-            merged: Vec::new(),
-        }
+        erasure
     }
 
     /// If the message of a lane that is on its way is refused, the dead letters are searched for the record then. In the lane of
     /// the erased record itself a search waits already.
-    fn note_erased_on_its_way(&mut self, key: &Key) {
+    fn note_erased_on_its_way(&mut self, key: &Key, erasure: &Erasure) {
         let lane = self.lanes.get_mut(key);
         if let Some(Work::Publishing(_, on_its_way)) = lane
             .and_then(|lane| lane.active.as_mut())
             .map(|job| &mut job.work)
         {
-            on_its_way.note_erased();
+            on_its_way.note_erased(erasure.named_for(key));
         }
     }
 

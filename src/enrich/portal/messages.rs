@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::demand::Parts;
 use crate::enrich::assemble::{self, OwnerIds};
 use crate::enrich::cache::{Cached, DEFINITIONS_TTL, OWNERS_TTL, OwnerLookup, is_type_of};
+use crate::enrich::effects::Publishing;
 use crate::enrich::job::{Job, JobId, Key, OnItsWay, PagesState, Reading, RecordOutcome, Work};
 use crate::enrich::ledger::Fate;
 use crate::enrich::protocol::Published;
@@ -230,7 +231,8 @@ impl Portal {
             Work::Search(erasure) => {
                 let ids = job.events.iter().map(|event| event.known_as().into_owned());
                 self.begin_publishing(key, job.id, ids.collect());
-                ctx.effects.search(&self.id, key, erasure);
+                let waits = Publishing::Record(key.clone());
+                ctx.effects.search(&self.id, waits, erasure);
                 return;
             }
             Work::Tombstone(tombstone) if self.is_news(key, &tombstone, is_old, ctx) => {
@@ -315,9 +317,13 @@ impl Portal {
             ..
         }) = &mut lane.active
         {
-            let Some(outcome) = on_its_way.confirmed(outcome) else {
-                ctx.effects.search(&self.id, key, self.erasure_of(key));
-                return;
+            let outcome = match on_its_way.confirmed(outcome) {
+                Ok(outcome) => outcome,
+                Err(erasure) => {
+                    let waits = Publishing::Record(key.clone());
+                    ctx.effects.search(&self.id, waits, erasure);
+                    return;
+                }
             };
             for id in ids {
                 ctx.effects.end(id, Fate::of(id, &outcome));

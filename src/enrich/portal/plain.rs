@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::enrich::effects::Publishing;
 use crate::enrich::job::{Key, OnItsWay};
 use crate::enrich::ledger::Fate;
 use crate::enrich::protocol::{Ending, Published};
-use crate::event::{Event, EventId};
+use crate::event::{Erasure, Event, EventId};
 
 use super::{Context, Portal};
 
@@ -63,8 +64,7 @@ impl Portal {
         }
         let count = self.plain.waiting.len().min(UNDER_WAY_MAX);
         for event in self.plain.waiting.drain(..count) {
-            let key = ctx.memory.survivor(&self.id, key_of(&event));
-            let on_its_way = (key, OnItsWay::default());
+            let on_its_way = (key_of(&event), OnItsWay::default());
             let id = event.known_as().into_owned();
             self.plain.under_way.insert(id, on_its_way);
             ctx.effects.publish_plain(&self.id, event);
@@ -79,16 +79,19 @@ impl Portal {
         ctx: &mut Context<'_>,
     ) {
         self.progressed_at = ctx.now;
-        let Some((key, mut on_its_way)) = self.plain.under_way.remove(id) else {
+        let Some((_, on_its_way)) = self.plain.under_way.get_mut(id) else {
             return;
         };
-        if let Some(outcome) = on_its_way.confirmed(outcome) {
-            self.plain.known.remove(id);
-            ctx.effects.end_plain(&self.id, id, Fate::of(id, &outcome));
-        } else {
-            let erasure = self.erasure_of(&key);
-            ctx.effects.search_for_plain(&self.id, id, erasure);
-            self.plain.under_way.insert(id.clone(), (key, on_its_way));
+        match on_its_way.confirmed(outcome) {
+            Ok(outcome) => {
+                self.plain.under_way.remove(id);
+                self.plain.known.remove(id);
+                ctx.effects.end_plain(&self.id, id, Fate::of(id, &outcome));
+            }
+            Err(erasure) => {
+                let waits = Publishing::Plain(id.clone());
+                ctx.effects.search(&self.id, waits, erasure);
+            }
         }
     }
 
@@ -105,10 +108,10 @@ impl Portal {
     }
 
     /// What waits of an erased record does not go out any more, and what is on its way is not to stay as a dead letter.
-    pub(super) fn cancel_plain(&mut self, key: &Key, ctx: &mut Context<'_>) {
+    pub(super) fn cancel_plain(&mut self, key: &Key, erasure: &Erasure, ctx: &mut Context<'_>) {
         for (of, on_its_way) in self.plain.under_way.values_mut() {
             if ctx.memory.survivor(&self.id, of.clone()) == *key {
-                on_its_way.note_erased();
+                on_its_way.note_erased(erasure.named_for(of));
             }
         }
         for event in std::mem::take(&mut self.plain.waiting) {

@@ -383,6 +383,25 @@ fn what_was_on_its_way_of_an_erased_record_is_searched_for_when_it_became_a_dead
 }
 
 #[test]
+fn a_plain_copy_of_an_id_that_was_merged_before_is_searched_for_by_that_id() {
+    let mut world = world(&["content = 'event'"]);
+    world.deliver(vec![merged("2", &["1"], 1)]);
+    world.settle();
+    world.confirm = false;
+    let event = changed("1", 2, "x");
+    world.deliver(vec![event.clone()]);
+    let (publish, _) = world.unconfirmed.pop().unwrap();
+    world.deliver(vec![deleted("2", 3, ObjectChange::PrivacyDeleted)]);
+    let before = world.searches.len();
+    let outcome = nobody_has(&event);
+    world.tell(Input::Published { publish, outcome });
+    let (_, erasure) = &world.searches[before];
+    assert_eq!(erasure.object_id.as_str(), "1");
+    let own = RecordDigest::of(&PORTAL.into(), &erasure.object_type_id, &"1".into());
+    assert_eq!(erasure.merged, [own]);
+}
+
+#[test]
 fn events_that_no_copy_lists_end_unwanted() {
     let mut world = world(&["", "where = { email = ['y'] }"]);
     world.confirm = false;
