@@ -130,7 +130,7 @@ metrics! {
     bus_deliveries_total: IntCounter = "crm_relay_bus_deliveries_total";
     /// Deliveries settled, by how.
     bus_settlements_total: IntCounterVec = "crm_relay_bus_settlements_total" ["settlement": "ack" | "hand_back" | "fail"];
-    /// Messages in our queues that no consumer has taken yet (the embedded bus: has not settled yet): intake (all partitions), dead.letters, destination.NAME. Every process on the bus tells the same, every 15 s.
+    /// Messages in our queues that no consumer has taken yet (the embedded bus: has not settled yet): intake and backlog (of all partitions), dead.letters, destination.NAME. Every process on the bus tells the same, every 15 s.
     bus_queue_messages: IntGaugeVec = "crm_relay_bus_queue_messages" ["queue"];
 
     /// Messages that wait in the receiver's spool for the broker.
@@ -175,7 +175,7 @@ metrics! {
         "delivered" | "unwanted" | "duplicate" | "dead" | "purged"];
     /// Events that wait for a read, an answer or a confirm.
     enrich_waiting_events: IntGauge = "crm_relay_enrich_waiting_events";
-    /// Time since the receiver had the oldest event that the worker has taken and that has not ended; 0 when there is none.
+    /// Time since the receiver had the oldest event that the worker has taken and that has not ended, but for what waits until its portal can be asked; 0 when there is none.
     enrich_oldest_waiting_seconds: Gauge = "crm_relay_enrich_oldest_waiting_seconds";
     /// What is remembered of the past, by which a repeat is recognised and versions rise: of events, and of records.
     enrich_remembered: IntGaugeVec = "crm_relay_enrich_remembered" ["of": "events" | "records"];
@@ -186,7 +186,7 @@ metrics! {
         "complete" | "partial" | "stale" | "missing" | "forbidden" | "not_read"];
     /// Batches moved to the backlog of their partition, where their portal holds up no other.
     enrich_set_aside_batches_total: IntCounter = "crm_relay_enrich_set_aside_batches_total";
-    /// Portals with waiting events, by state; waiting means for budget, paused that HubSpot refuses the token.
+    /// Portals with waiting events, by state; waiting means for budget, and paused ones without: its token is refused, there is none, or its own setting says so.
     enrich_portals: IntGaugeVec = "crm_relay_enrich_portals" ["state": "ready" | "waiting" | "backing_off" | "paused"];
     /// The fewest calls left to any portal, by limit (burst, associations, daily); -1 when none was learnt.
     enrich_budget_remaining: IntGaugeVec = "crm_relay_enrich_budget_remaining" ["limit"];
@@ -201,6 +201,8 @@ metrics! {
     /// Time from a change (`occurredAt`) to the confirmed delivery of its enriched event.
     fan_out_lateness_seconds: Histogram = "crm_relay_fan_out_lateness_seconds" in LATENESS_SECONDS;
 
+    /// How long the oldest erased record that this worker was told of has waited for the dead letters to be searched for it, as of the last search's beginning or end; 0 when none waits.
+    erasures_oldest_seconds: Gauge = "crm_relay_erasures_oldest_seconds";
     /// Dead letters that an erased record was taken out of: gone as a whole, or cut, which leaves the other events.
     dead_letters_purged_total: IntCounterVec = "crm_relay_dead_letters_purged_total" ["outcome": "gone" | "cut"];
     /// Dead letters that were replayed, by an operator or because a destination had room again.

@@ -51,6 +51,14 @@ enum By {
     Destination,
 }
 
+/// The audit was done, and found something.
+#[derive(Debug, thiserror::Error)]
+#[error("the ledger does not add up: {events} events are nowhere, {findings} other findings")]
+pub(super) struct DoesNotAddUp {
+    events: usize,
+    findings: usize,
+}
+
 impl AuditArgs {
     /// Does what is asked.
     pub(super) async fn execute(self) -> anyhow::Result<()> {
@@ -69,9 +77,7 @@ impl AuditArgs {
         if !report.adds_up() {
             let events: usize = report.holes.iter().map(|hole| hole.events).sum();
             let findings = report.findings.len();
-            bail!(
-                "the ledger does not add up: {events} events are nowhere, {findings} other findings"
-            );
+            return Err(DoesNotAddUp { events, findings }.into());
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The command line. One file for each command; what they share is here.
 //!
 //! Answers go to stdout, everything else to stderr. Exit codes: 0, 1 when something failed, 2 when the
-//! command line or the configuration is wrong.
+//! command line or the configuration is wrong, 3 when an audit does not add up.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +22,7 @@ mod simulate;
 
 const RUNTIME_FAILURE: u8 = 1;
 const WRONG_CONFIGURATION: u8 = 2;
+const DOES_NOT_ADD_UP: u8 = 3;
 
 /// Change data capture for HubSpot: signed webhooks in, complete ordered records out.
 #[derive(Parser)]
@@ -101,6 +102,8 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
         );
     ExitCode::from(if is_config {
         WRONG_CONFIGURATION
+    } else if error.is::<audit::DoesNotAddUp>() {
+        DOES_NOT_ADD_UP
     } else {
         RUNTIME_FAILURE
     })

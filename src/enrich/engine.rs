@@ -235,7 +235,7 @@ impl Engine {
             remembered_records,
             waiting_events: self.live.len() + self.admission.held_events().count(),
             set_aside: std::mem::take(&mut self.set_aside),
-            oldest_received_at: self.oldest_received_at(),
+            oldest_received_at: self.oldest_received_at(now),
             ..EngineStats::default()
         };
         let waiting = self.admission.waiting();
@@ -285,9 +285,13 @@ impl Engine {
         self.portals.take_over(now, now.after(delay));
     }
 
-    fn oldest_received_at(&self) -> Option<Millis> {
+    /// What passes by from the backlog of a portal that cannot be asked is not ours to get on with.
+    fn oldest_received_at(&self, now: Millis) -> Option<Millis> {
         let live = self.live.values().map(|live| live.waits_since);
-        let held = self.admission.held_events().map(Event::waits_since);
+        let held = self.admission.held_events();
+        let held = held
+            .filter(|event| standing(&self.portals, &event.portal_id, now) != Standing::Barred)
+            .map(Event::waits_since);
         live.chain(held).min()
     }
 

@@ -245,7 +245,7 @@ pub struct EngineStats {
     pub portals_backing_off: usize,
     /// Portals with waiting events whose token is refused.
     pub portals_paused: usize,
-    /// When the oldest event that has not ended was received.
+    /// When the oldest event that has not ended was received; without what waits in the backlog for a portal that cannot be asked.
     pub oldest_received_at: Option<Millis>,
     /// The least left in any portal's ten-second window.
     pub burst: Option<BudgetLeft>,

@@ -41,11 +41,18 @@ const QUIET: Duration = Duration::from_secs(5);
 pub(super) struct Purge {
     parts: Arc<Parts>,
     erasures: Consumer,
-    /// What was asked for and is not done.
-    asked: Vec<(Erasure, Unsettled)>,
+    /// What was asked for and is not done, in the order it came.
+    asked: Vec<Asked>,
     /// How long the last pass took.
     last_pass: Duration,
     stopping: CancellationToken,
+}
+
+/// An erasure that was asked for.
+struct Asked {
+    erasure: Erasure,
+    unsettled: Unsettled,
+    since: Instant,
 }
 
 /// What a pass did.
@@ -110,7 +117,11 @@ impl Purge {
             Consumed::Delivery(Delivery {
                 message, unsettled, ..
             }) => match serde_json::from_slice(&message.body) {
-                Ok(erasure) => self.asked.push((erasure, unsettled)),
+                Ok(erasure) => self.asked.push(Asked {
+                    erasure,
+                    unsettled,
+                    since: Instant::now(),
+                }),
                 Err(_) => {
                     tracing::error!("a message of crm.erasures is no erasure; it is dropped");
                     unsettled.ack();
@@ -126,8 +137,9 @@ impl Purge {
             return;
         }
         let mut erased = Erased::default();
-        let asked = self.asked.iter().map(|(erasure, _)| erasure.clone());
+        let asked = self.asked.iter().map(|one| one.erasure.clone());
         asked.for_each(|erasure| erased.add(erasure));
+        self.show_wait();
         let begun = Instant::now();
         let passed = self.pass(&erased).await;
         self.last_pass = begun.elapsed();
@@ -149,9 +161,7 @@ impl Purge {
                     duration_ms,
                     "the dead letters were purged"
                 );
-                self.asked
-                    .drain(..)
-                    .for_each(|(_, unsettled)| unsettled.ack());
+                self.asked.drain(..).for_each(|one| one.unsettled.ack());
             }
             Err(BusUnavailable) => {
                 tracing::warn!(
@@ -160,6 +170,13 @@ impl Purge {
                 );
             }
         }
+        self.show_wait();
+    }
+
+    fn show_wait(&self) {
+        let oldest = self.asked.first().map(|one| one.since.elapsed());
+        let seconds = oldest.unwrap_or_default().as_secs_f64();
+        self.parts.metrics.erasures_oldest_seconds.set(seconds);
     }
 
     /// Takes as many letters as there are at the start.
@@ -267,9 +284,10 @@ impl Purge {
 
     /// Lets go of what was asked for: it comes again.
     fn abandon(&mut self) {
-        for (_, unsettled) in self.asked.drain(..) {
-            unsettled.abandon();
+        for one in self.asked.drain(..) {
+            one.unsettled.abandon();
         }
+        self.show_wait();
     }
 }
 

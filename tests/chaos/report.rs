@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::audit::Audited;
 use crate::rig::checker::Findings;
-use crate::rig::ledger::Missing;
+use crate::rig::ledger::{Latest, Missing};
 use crate::rig::people::KINDS;
 
 /// Missing events that are told one by one.
@@ -31,8 +31,7 @@ pub struct Incident {
     pub stale: u64,
     pub dead: u64,
     pub violations: u64,
-    /// The longest from a change to its arrival.
-    pub latest: Duration,
+    pub latest: Latest,
 }
 
 impl fmt::Display for Incident {
@@ -40,7 +39,7 @@ impl fmt::Display for Incident {
         write!(
             f,
             "at {} s for {:.1} s: {}: {} times 503, {} others, {} without an answer, {} repeats, {} backwards, \
-             {} stale, {} dead letters, {} violations; ",
+             {} stale, {} dead letters, {} violations, {}; ",
             self.at.as_secs(),
             self.lasted.as_secs_f64(),
             self.faults.join(" and "),
@@ -52,11 +51,26 @@ impl fmt::Display for Incident {
             self.stale,
             self.dead,
             self.violations,
+            self.latest,
         )?;
         match self.recovered {
             Some(after) => write!(f, "flows {:.1} s later", after.as_secs_f64()),
             None => write!(f, "DOES NOT FLOW AGAIN"),
         }
+    }
+}
+
+impl fmt::Display for Latest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the latest after {:.1} s (notification {}, {}, of portal {}, answered after {:.1} s)",
+            self.came_after.as_secs_f64(),
+            self.number,
+            KINDS[usize::from(self.kind)],
+            self.portal,
+            self.answered_after.as_secs_f64(),
+        )
     }
 }
 
@@ -174,7 +188,7 @@ impl Outcome {
                 sum(|one| one.backwards),
                 sum(|one| one.stale),
                 sum(|one| one.dead),
-                seconds(of.iter().map(|one| &one.latest).max()),
+                seconds(of.iter().map(|one| &one.latest.came_after).max()),
             );
         }
         self.add_failures(&mut text);

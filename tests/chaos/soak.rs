@@ -110,7 +110,7 @@ async fn sample(stage: &Stage) -> [f64; SERIES.len()] {
         worker.descriptors() as f64,
         depths.sum(),
         stage.ledger.missing().len() as f64,
-        stage.ledger.take_latest().as_secs_f64(),
+        stage.ledger.take_latest().came_after.as_secs_f64(),
     ]
 }
 

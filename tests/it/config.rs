@@ -647,6 +647,13 @@ fn a_role_is_not_asked_for_what_it_does_not_use() {
         "client_secrets = ['env:CRM_RELAY_NO_SUCH']",
     );
     assert_eq!(no_app.report(Role::Worker).problems, []);
+    let with_oauth = changed(
+        "client_secrets = [\"hunter2\"]",
+        "client_id = 'an-id'\nclient_secrets = ['env:CRM_RELAY_NO_SUCH']",
+    );
+    let problems = with_oauth.report(Role::Worker).problems;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].key, "app.main.client_secrets[0]");
     let same_port = changed("127.0.0.1:9090", "127.0.0.1:8080");
     assert_eq!(same_port.report(Role::Worker).problems, []);
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crm_relay::bus::embedded::{Embedded, EmbeddedOptions};
 use crm_relay::bus::{self, Message, Outgoing, Queue, Target, partition_of};
+use crm_relay::dead::claimed;
 use crm_relay::event::{
     BATCH_CONTENT_TYPE, Batch, DeadLetter, DeadLetterReason, EnrichedEvent, Event, Millis, Stage,
 };
@@ -392,5 +393,34 @@ async fn a_portal_whose_token_is_refused_erases_what_it_has_set_aside() {
     })
     .await;
     assert!(!out(&relay).contains(VALUE));
+    simulator.stop().await;
+}
+
+/// An operator who goes through the letters holds a search up, and the metric says for how long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_that_does_not_get_on_shows() {
+    let bus = on_rabbitmq();
+    let (simulator, relay) = world(&bus).await;
+    let hubspot = simulator.control();
+    let erased = hubspot.ids(PORTAL, "contacts").unwrap()[0];
+    let operator = open(&bus, &relay).await;
+    let letter = refused(vec![event(&changed(erased, VALUE, 2))]);
+    let published = operator.publish(vec![Outgoing::dead_letter(&letter)]).await;
+    assert_eq!(published, [Ok(())]);
+    let claim = claimed(&*operator, ARRIVAL_MAX).await.unwrap().unwrap();
+    hubspot.gdpr_delete(PORTAL, erased).unwrap();
+    let waits = "crm_relay_erasures_oldest_seconds";
+    eventually("it waits", ARRIVAL_MAX, async || {
+        (relay.metric(waits).await > Some(1.0)).then_some(())
+    })
+    .await;
+    drop(claim);
+    eventually("it is done", ARRIVAL_MAX, async || {
+        (relay.metric(waits).await == Some(0.0)).then_some(())
+    })
+    .await;
+    let gone = "crm_relay_dead_letters_purged_total{outcome=\"gone\"}";
+    assert_eq!(relay.metric(gone).await, Some(1.0));
+    operator.close().await;
     simulator.stop().await;
 }

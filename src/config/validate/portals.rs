@@ -19,7 +19,7 @@ pub(super) const RULES: &[Rule] = &[
     the_admin_token_is_one,
 ];
 
-pub(super) const ADVICE: &[Rule] = &[a_worker_has_portals, an_admin_token_has_a_folder];
+pub(super) const ADVICE: &[Rule] = &[a_worker_has_portals];
 
 fn portal_ids_are_digits(config: &Config, _: Role) -> Vec<Problem> {
     let wrong = config.portal.keys().filter(|id| !is_portal_id(id));
@@ -120,13 +120,5 @@ fn a_worker_has_portals(config: &Config, role: Role) -> Vec<Problem> {
         role.works() && config.portal.is_empty() && config.portals.folder.is_none(),
         "portal",
         "there is none, so nothing can be read from HubSpot; write a table [portal.ID] with an access_token, or portals.folder",
-    )
-}
-
-fn an_admin_token_has_a_folder(config: &Config, role: Role) -> Vec<Problem> {
-    problem_if(
-        role.works() && config.admin.token.is_some() && config.portals.folder.is_none(),
-        "admin.token",
-        "portals.folder is not set, so portals can be looked at under /portals, and not changed",
     )
 }

@@ -111,7 +111,9 @@ fn each_app(
 }
 
 fn client_secrets_resolve(config: &Config, role: Role) -> Vec<Problem> {
-    let apps = config.app.iter().filter(|_| role.receives());
+    // A worker has access tokens from HubSpot by them.
+    let needs = |app: &AppConfig| role.receives() || (role.works() && app.client_id.is_some());
+    let apps = config.app.iter().filter(|(_, app)| needs(app));
     apps.flat_map(|(name, app)| {
         let secrets = app.client_secrets.iter().enumerate();
         secrets.filter_map(move |(index, secret)| {

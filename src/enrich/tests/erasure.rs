@@ -195,3 +195,22 @@ fn a_portal_that_cannot_be_asked_erases_all_the_same() {
     assert!(!world.engine.may_be_dropped(&neighbour));
     assert!(!world.engine.may_be_dropped(&theirs(erased("1", 6))));
 }
+
+/// It may have been confirmed just before a crash: whoever takes over must count it once, not leave it out.
+#[test]
+fn what_is_on_its_way_of_an_erased_record_is_not_left_out_of_the_backlog() {
+    let mut world = World::new();
+    world.record("1", 5, &[("email", "a@b.c")]);
+    world.confirm = false;
+    let change = changed("1", 1, "a@b.c");
+    world.deliver(vec![change.clone()]);
+    world.settle();
+    world.deliver(vec![erased("1", 6)]);
+    world.settle();
+    assert!(world.engine.may_be_dropped(&changed("1", 2, "late")));
+    assert!(!world.engine.may_be_dropped(&change), "it is on its way");
+    world.confirm = true;
+    world.confirm_all();
+    world.settle();
+    assert!(world.engine.may_be_dropped(&change), "it has ended");
+}

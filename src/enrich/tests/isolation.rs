@@ -133,3 +133,18 @@ fn a_repeat_of_what_was_set_aside_is_one_event() {
     all_goes_out(&mut world, 30_000);
     assert_eq!(world.ending("duplicate"), 30_000);
 }
+
+#[test]
+fn what_waits_for_a_portal_that_cannot_be_asked_does_not_count_as_waiting_here() {
+    let mut world = lean_world(190);
+    world.deliver(vec![event_of("revoked", created("1", 0))]);
+    world.run_for(Duration::from_secs(10));
+    let stats = world.engine.stats(world.now);
+    assert_eq!((stats.waiting_events, stats.portals_paused), (1, 1));
+    assert_eq!(stats.oldest_received_at, None);
+    world.confirm = false;
+    world.deliver(vec![created("1", 9_000)]);
+    world.run_for(Duration::from_secs(10));
+    let stats = world.engine.stats(world.now);
+    assert!(stats.oldest_received_at.is_some(), "this one is ours");
+}

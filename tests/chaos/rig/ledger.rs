@@ -1,4 +1,4 @@
-//! What HubSpot was answered, and what became of it: eight bytes a notification, so that millions fit.
+//! What HubSpot was answered, and what became of it: twelve bytes a notification, so that millions fit.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -61,6 +61,7 @@ type Pair = (u64, u64, u64);
 struct Entry {
     /// Milliseconds after the beginning.
     made: u32,
+    answered: u32,
     fate: u16,
     portal: u8,
     kind: u8,
@@ -79,7 +80,7 @@ struct Entries {
     settled: usize,
     /// The newest that each portal's events brought to [`Destination::All`].
     newest: Vec<Option<u64>>,
-    latest: Duration,
+    latest: Latest,
     /// Contacts that were merged away, by the ids of portal and contact, and [`Destination::All`] was not told of it;
     /// with the number of the merge.
     merged_away: HashMap<(u64, u64), u64>,
@@ -96,6 +97,18 @@ pub struct Missing {
     pub destination: Destination,
 }
 
+/// Of what came to [`Destination::All`], what took longest.
+#[derive(Clone, Copy, Default)]
+pub struct Latest {
+    pub number: u64,
+    pub portal: u8,
+    pub kind: u8,
+    /// From the change to the 2xx.
+    pub answered_after: Duration,
+    /// From the change to the destination.
+    pub came_after: Duration,
+}
+
 impl Default for Ledger {
     fn default() -> Self {
         Self {
@@ -108,10 +121,11 @@ impl Default for Ledger {
 impl Ledger {
     /// A new notification of a portal, of one of [`super::people::KINDS`]: its number.
     pub fn make(&self, portal: u8, kind: u8) -> u64 {
-        let made = u32::try_from(self.begun.elapsed().as_millis()).unwrap_or(u32::MAX);
+        let made = self.now();
         let mut entries = self.entries.lock().unwrap();
         entries.all.push(Entry {
             made,
+            answered: made,
             fate: 0,
             portal,
             kind,
@@ -121,8 +135,18 @@ impl Ledger {
 
     /// It was answered 2xx.
     pub fn answered(&self, number: u64) {
+        let now = self.now();
         let mut entries = self.entries.lock().unwrap();
-        entries.all[number as usize - 1].fate |= ANSWERED;
+        let entry = &mut entries.all[number as usize - 1];
+        if entry.fate & ANSWERED == 0 {
+            entry.answered = now;
+        }
+        entry.fate |= ANSWERED;
+    }
+
+    /// Milliseconds after the beginning.
+    fn now(&self) -> u32 {
+        u32::try_from(self.begun.elapsed().as_millis()).unwrap_or(u32::MAX)
     }
 
     /// The record that these are of is erased for privacy.
@@ -182,14 +206,24 @@ impl Ledger {
         let entry = entries.all.get_mut(place)?;
         let again = entry.fate & destination.seen() != 0;
         entry.fate |= destination.seen();
-        let (portal, made) = (entry.portal, entry.made);
+        let entry = *entry;
+        let portal = entry.portal;
         if destination == Destination::All && !again {
             let places = entries.newest.len().max(usize::from(portal) + 1);
             entries.newest.resize(places, None);
             let newest = &mut entries.newest[usize::from(portal)];
             *newest = (*newest).max(Some(number));
-            let late = self.begun.elapsed() - Duration::from_millis(u64::from(made));
-            entries.latest = entries.latest.max(late);
+            let after_made = |at: u32| Duration::from_millis(u64::from(at - entry.made));
+            let came_after = after_made(self.now());
+            if came_after > entries.latest.came_after {
+                entries.latest = Latest {
+                    number,
+                    portal,
+                    kind: entry.kind,
+                    answered_after: after_made(entry.answered),
+                    came_after,
+                };
+            }
         }
         Some(again)
     }
@@ -238,8 +272,8 @@ impl Ledger {
         newest.count() == usize::from(portals)
     }
 
-    /// The longest that anything took from its making to [`Destination::All`] since this was asked last.
-    pub fn take_latest(&self) -> Duration {
+    /// What took longest from its making to [`Destination::All`] since this was asked last.
+    pub fn take_latest(&self) -> Latest {
         std::mem::take(&mut self.entries.lock().unwrap().latest)
     }
 
