@@ -308,7 +308,9 @@ async fn look_among_letters(
             return Ok(());
         }
     };
-    while let Some((_, message)) = walk.next().await.map_err(|_| BusUnavailable)? {
+    while !nowhere.is_empty()
+        && let Some((_, message)) = walk.next().await.map_err(|_| BusUnavailable)?
+    {
         for event in events_of(&message) {
             if let Some((_, open)) = nowhere.remove(&event) {
                 let account = report.portals.entry(open.portal_id).or_default();

@@ -35,7 +35,8 @@ pub const MAX_DEFAULT: u32 = 100;
 /// How long whoever takes over from another worker makes no call.
 ///
 /// That one may have used all of a limit: the one call by which what is left is learnt would be refused while its window is
-/// full. So nobody fills a window unless a call leaves it within this time, and its last calls have arrived by then.
+/// full. So nobody fills a window unless a call leaves it within this time, and its last calls have arrived by then; where others
+/// leave six calls or fewer that is not needed, since these go more slowly than that.
 pub const TAKE_OVER_DELAY: Duration = Duration::from_millis(1_500);
 /// How long to wait on a daily limit before asking again: its midnight is the portal's, which we do not know.
 pub const DAILY_PROBE: Duration = Duration::from_secs(300);

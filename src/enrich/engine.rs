@@ -202,16 +202,19 @@ impl Engine {
         let subject = event.subject();
         let key = (subject.object_type_id, subject.object_id);
         let key = self.memory.survivor(&event.portal_id, key);
+        let portal = self.portals.get(&event.portal_id);
         let has_tombstones = ["privacy_deleted", "merged"].contains(&event.kind());
         self.memory.is_erased(&event.portal_id, &key)
             && !self.live.contains_key(&*event.known_as())
+            && !portal.is_some_and(|portal| portal.has_plain(&event.known_as()))
             && (!has_tombstones || self.memory.has_seen(&event.known_as()))
     }
 
     /// When to send [`Input::Tick`], if nothing happens before.
     pub fn next_wake(&mut self, now: Millis) -> Option<Millis> {
         let sweeps = !self.admission.is_empty() || self.admission.holds();
-        let portals = self.portals.next_wake(now);
+        let portals = self.active.then(|| self.portals.next_wake(now));
+        let portals = portals.flatten();
         let others = sweeps.then_some(self.next_sweep).into_iter();
         let others = others.chain(self.changelog.due()).chain(self.ledger.due());
         portals.into_iter().chain(others).min()
@@ -308,8 +311,10 @@ impl Engine {
         // A privacy deletion asks HubSpot nothing, and waits for nobody.
         let is_urgent =
             |event: &Event| event.is_privacy_deletion() && !self.memory.has_seen(&event.known_as());
+        let portal = self.portals.get(&first.portal_id);
+        let is_left_behind = portal.is_some_and(Portal::is_left_behind);
         if events.iter().any(is_urgent)
-            || !self.asks_hubspot(&events)
+            || (!is_left_behind && !self.asks_hubspot(&events))
             || self
                 .admission
                 .has_room(&first.portal_id, priority, standing)
@@ -333,14 +338,16 @@ impl Engine {
         })
     }
 
-    /// Sends plain events of a delivery that is not taken up now. It keeps them until the rest of it is done, and they
-    /// are recognised when it comes again.
+    /// Sends plain events of a delivery that is not taken up now, as far as there is room. It keeps them until the rest of it
+    /// is done, and they are recognised when it comes again.
     fn send_plain(&mut self, now: Millis, events: &[Event]) {
         for event in events {
             if self.memory.has_seen(&event.known_as()) || !self.plans.wants(event).plain {
                 continue;
             }
-            self.portals.enter(&event.portal_id, now);
+            if self.portals.enter(&event.portal_id, now).has_plain_enough() {
+                return;
+            }
             self.with_portal(now, &event.portal_id, |portal, ctx| {
                 portal.send_plain(event, ctx);
             });
@@ -441,6 +448,7 @@ impl Engine {
             let portal = self.portals.enter(&portal_id, now);
             let mut ctx = Context {
                 now,
+                may_call: self.active,
                 plans: &self.plans,
                 memory: &mut self.memory,
                 pool: &mut self.pool,
@@ -477,6 +485,7 @@ impl Engine {
         if let Some(portal) = self.portals.get_mut(portal_id) {
             let mut ctx = Context {
                 now,
+                may_call: self.active,
                 plans: &self.plans,
                 memory: &mut self.memory,
                 pool: &mut self.pool,
@@ -549,7 +558,7 @@ fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
 /// How work for a portal is taken up, as far as is known.
 fn standing(portals: &Portals, portal_id: &PortalId, now: Millis) -> Standing {
     let portal = portals.get(portal_id);
-    portal.map_or(Standing::Good, |portal| portal.health.standing(now))
+    portal.map_or(Standing::Good, |portal| portal.standing(now))
 }
 
 /// How often each id occurs.

@@ -48,35 +48,39 @@ pub enum Work {
 }
 
 /// What is on its way to the destinations, of a record that may be erased meanwhile.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct OnItsWay {
-    /// What the dead letters are to be searched for if it becomes one: it was erased on its way.
-    erasure: Option<Erasure>,
-    /// What came of it, while the dead letters are to be searched for what it became.
+    /// Whether its record was not erased when it was sent, and it may hold something of that.
+    is_of_a_living_record: bool,
+    /// What came of it, while the dead letters are to be searched for what it may have become.
     outcome: Option<Published>,
 }
 
 impl OnItsWay {
-    /// The record is erased now.
-    pub fn note_erased(&mut self, erasure: Erasure) {
-        self.erasure = Some(erasure);
+    pub fn new(is_of_a_living_record: bool) -> Self {
+        Self {
+            is_of_a_living_record,
+            outcome: None,
+        }
     }
 
-    /// It is confirmed, or a dead letter. What its events end by.
+    /// It is confirmed, or a dead letter; and if its record is erased now, by this. What its events end by.
     ///
     /// # Errors
-    /// What the dead letters are to be searched for before, since one of them holds a copy of an erased record.
-    pub fn confirmed<'a>(&mut self, outcome: &'a Published) -> Result<Cow<'a, Published>, Erasure> {
-        match self.erasure.take() {
-            Some(erasure) if outcome.left_a_letter() => {
-                self.outcome = Some(outcome.clone());
-                Err(erasure)
-            }
-            _ => Ok(self
-                .outcome
-                .take()
-                .map_or(Cow::Borrowed(outcome), Cow::Owned)),
+    /// What the dead letters are to be searched for before: the record was erased on its way, and one of them may hold it. Whatever the
+    /// outcome, since that may be of a later try than the letter, whose confirm was lost.
+    pub fn confirmed<'a>(
+        &mut self,
+        outcome: &'a Published,
+        erasure: Option<Erasure>,
+    ) -> Result<Cow<'a, Published>, Erasure> {
+        let was_living = std::mem::take(&mut self.is_of_a_living_record);
+        if let Some(erasure) = erasure.filter(|_| was_living) {
+            self.outcome = Some(outcome.clone());
+            return Err(erasure);
         }
+        let earlier = self.outcome.take();
+        Ok(earlier.map_or(Cow::Borrowed(outcome), Cow::Owned))
     }
 }
 

@@ -249,6 +249,11 @@ impl Memory {
         self.erased.get(&hash(portal_id, key)).is_some()
     }
 
+    /// The hashes of what was merged into a record.
+    pub fn merged_into(&self, portal_id: &PortalId, key: &Key) -> Vec<RecordDigest> {
+        self.leading_to(hash(portal_id, key))
+    }
+
     /// A record is deleted for privacy, and with it what was merged into it. Returns the hashes of those.
     pub fn erase(&mut self, portal_id: &PortalId, key: &Key, now: Millis) -> Vec<RecordDigest> {
         let record = hash(portal_id, key);

@@ -13,7 +13,7 @@ use super::batch_max::BatchMax;
 use super::budget::{Budget, Share};
 use super::cache::Shared;
 use super::effects::Effects;
-use super::health::Health;
+use super::health::{Health, Standing};
 use super::job::{JobId, Key, Lane};
 use super::memory::Memory;
 use super::plan::Plans;
@@ -30,6 +30,10 @@ mod plain;
 mod schemas;
 
 use plain::PlainEvents;
+
+/// Messages of a portal that may be on their way after their deliveries were given up, before it has to wait. A destination
+/// that confirms nothing would have them pile up, one window after the other.
+const LEFT_BEHIND_MAX: usize = 1_000;
 
 /// One portal.
 #[derive(Debug)]
@@ -63,6 +67,8 @@ pub struct Portal {
     rereads: BTreeMap<Millis, Vec<(Key, JobId)>>,
     /// Events to be sent as they are.
     plain: PlainEvents,
+    /// At most so many messages are on their way whose deliveries were given up.
+    left_behind: usize,
 }
 
 /// The types at both ends of an association.
@@ -97,6 +103,8 @@ impl Gathering {
 /// What a portal's methods need besides their own state.
 pub struct Context<'a> {
     pub now: Millis,
+    /// Whether the calls of the partition's portals are ours to make.
+    pub may_call: bool,
     pub plans: &'a Plans,
     pub memory: &'a mut Memory,
     pub pool: &'a mut DefinitionPool,
@@ -125,12 +133,27 @@ impl Portal {
             assembling: BTreeSet::new(),
             rereads: BTreeMap::new(),
             plain: PlainEvents::default(),
+            left_behind: 0,
         }
     }
 
     /// Its id.
     pub fn id(&self) -> &PortalId {
         &self.id
+    }
+
+    /// How work for the portal is taken up.
+    pub fn standing(&self, now: Millis) -> Standing {
+        if self.is_left_behind() {
+            return Standing::Barred;
+        }
+        self.health.standing(now)
+    }
+
+    /// Whether so much is on its way to destinations that do not take it, and no delivery waits for that, that more would
+    /// only pile up.
+    pub fn is_left_behind(&self) -> bool {
+        self.left_behind >= LEFT_BEHIND_MAX
     }
 
     /// Whether nothing waits and nothing is under way.

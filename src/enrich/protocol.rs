@@ -98,18 +98,6 @@ pub enum Published {
     Searched,
 }
 
-impl Published {
-    /// Whether a dead letter holds something of it.
-    #[must_use]
-    pub fn left_a_letter(&self) -> bool {
-        match self {
-            Self::Copies(copies) => copies.iter().any(|copy| copy.is_dead),
-            Self::Buried => true,
-            Self::Searched => false,
-        }
-    }
-}
-
 /// A destination's copy of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Copied {
@@ -170,7 +158,8 @@ pub enum Output {
         letter: Box<DeadLetter>,
     },
     /// Have the dead letters searched for an erased record; answer with [`Input::Published`], [`Published::Searched`],
-    /// when that is sure to be done. All that was published about the record is confirmed by now.
+    /// when that is sure to be done. What is on its way of the record, or of one that was merged into it, is searched for
+    /// again when that is confirmed.
     Search {
         /// Which one.
         publish: PublishId,

@@ -7,7 +7,7 @@
 //! were only there when something else died.
 //!
 //! Neighbours are not held back for long: when they have been for [`HELD_MAX`] and a lot has ended, they are taken up
-//! before the next one.
+//! before the next one; and after two minutes in any case, where no lot can be tried.
 //!
 //! A session that breaks says nothing against what was in hand, if the process lives: that is remembered. Nor does a
 //! worker that stops, or gives the partition up: it notes what it had in hand and how often that had come.

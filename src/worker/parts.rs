@@ -26,7 +26,7 @@ pub(super) struct Parts {
     pub(super) bus: Arc<dyn Bus>,
     pub(super) hubspot: HubSpot,
     pub(super) metrics: Arc<Metrics>,
-    /// Whoever has its permit tries a suspect: one event in the whole process, so that the right one is blamed.
+    /// Whoever has its permit tries suspects: one lot in the whole process, so that the right one is blamed.
     pub(super) trial: Arc<Semaphore>,
     fan_out: FanOut,
     /// The last figures of each partition.

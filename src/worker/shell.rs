@@ -55,6 +55,8 @@ pub(super) struct Shell {
     backlog: Backlog,
     past: Past,
     suspects: Suspects<Delivery>,
+    /// While a lot of suspects waits for its turn among all partitions of the process.
+    turn: Option<BoxFuture<'static, OwnedSemaphorePermit>>,
     /// While a lot of suspects is tried.
     trial: Option<OwnedSemaphorePermit>,
     /// Portals whose token or settings changed, of this partition and of others.
@@ -117,8 +119,6 @@ enum Done {
     PutAside(DeliveryId, Vec<Event>),
     /// A delivery could not be set aside: again, after this delay.
     SetAside(DeliveryId, Duration),
-    /// A lot of suspects may be tried.
-    MayTry(OwnedSemaphorePermit),
     /// Whether somebody should be told of the backlog was looked at.
     Nothing,
 }
@@ -129,6 +129,8 @@ enum Wake {
     Backlog(Option<Consumed>),
     Recalled(Recalled),
     Changed(PortalId),
+    /// A lot of suspects may be tried.
+    Turn(OwnedSemaphorePermit),
     Done(Done),
     Time,
     Stop,
@@ -144,6 +146,7 @@ impl Shell {
             backlog: Backlog::new(partition, prefetch),
             past: Past::new(partition),
             suspects: Suspects::default(),
+            turn: None,
             trial: None,
             changed: parts.hubspot.watch(),
             parts,
@@ -187,13 +190,16 @@ impl Shell {
                 }
                 Wake::Done(Done::Acknowledge(delivery)) => self.acknowledge(delivery),
                 Wake::Done(Done::PutAside(delivery, purged)) => self.put_aside(delivery, purged),
-                Wake::Done(Done::MayTry(permit)) if !draining => self.try_lot(permit),
-                Wake::Done(Done::MayTry(_)) => {}
                 Wake::Done(Done::SetAside(delivery, delay)) => self.set_aside(delivery, delay),
                 Wake::Done(Done::Nothing) => {}
+                Wake::Turn(permit) => {
+                    self.turn = None;
+                    self.try_lot(permit);
+                }
                 Wake::Time => self.tell(Input::Tick),
                 Wake::Stop => {
                     draining = true;
+                    self.turn = None;
                     self.give_back();
                 }
             }
@@ -234,6 +240,12 @@ impl Shell {
             }
             self.past.next().await
         };
+        let turn = async {
+            match &mut self.turn {
+                Some(turn) => turn.await,
+                None => pending().await,
+            }
+        };
         let done = async {
             match self.under_way.next().await {
                 Some(done) => done,
@@ -248,6 +260,7 @@ impl Shell {
             consumed = consumed => Wake::Consumed(consumed),
             consumed = from_backlog => Wake::Backlog(consumed),
             recalled = recalled => Wake::Recalled(recalled),
+            permit = turn => Wake::Turn(permit),
             portal_id = self.changed.next() => Wake::Changed(portal_id),
             () = tokio::time::sleep(sleep) => Wake::Time,
         }
@@ -388,9 +401,9 @@ impl Shell {
             match step {
                 Step::Ask => {
                     let trial = self.parts.trial.clone();
-                    self.under_way.push(Box::pin(async move {
+                    self.turn = Some(Box::pin(async move {
                         let permit = trial.acquire_owned().await;
-                        permit.map_or(Done::Nothing, Done::MayTry)
+                        permit.expect("nobody closes it")
                     }));
                 }
                 Step::Settle(delivery) => delivery.unsettled.ack(),

@@ -320,6 +320,17 @@ impl Checks {
                 ));
             }
         }
+        let messages = letters.iter().filter_map(|one| one.enriched_event.as_ref());
+        for message in messages.filter(|message| message.data.record.is_some()) {
+            let portal = hubspot.portals.get(&message.data.portal_id);
+            let mut events = message.data.events.iter();
+            if portal.is_some_and(|portal| events.any(|event| is_erased(portal, event))) {
+                return Err(format!(
+                    "a dead letter holds {}, which is erased",
+                    message.subject
+                ));
+            }
+        }
         Ok(())
     }
 

@@ -41,12 +41,12 @@ async fn a_rolling_restart_is_not_felt() {
     parts.restart_in_turn(Role::Receiver).await;
     let made = ledger.made();
     assert!(becomes(PATIENCE, async || ledger.flows_since(made, SIZE.portals)).await);
-    let latest = ledger.take_latest();
+    let latest = ledger.take_latest().came_after;
     assert!(latest < HAND_OVER_MAX, "receivers: {latest:?}");
     parts.restart_in_turn(Role::Worker).await;
     let made = ledger.made();
     assert!(becomes(PATIENCE, async || ledger.flows_since(made, SIZE.portals)).await);
-    let latest = ledger.take_latest();
+    let latest = ledger.take_latest().came_after;
     assert!(latest < HAND_OVER_MAX, "workers: {latest:?}");
 
     load.pause();

@@ -185,7 +185,7 @@ impl Rolling {
         let left_by_others = max.saturating_sub(self.others);
         let is_slow = self.interval > TAKE_OVER_DELAY * left_by_others;
         let is_free_soon = |at: Millis| at <= now.after(TAKE_OVER_DELAY);
-        held + 1 >= max && !is_slow && !self.frees_at().is_some_and(is_free_soon)
+        held > 0 && held + 1 >= max && !is_slow && !self.frees_at().is_some_and(is_free_soon)
     }
 
     /// When the window has room for one call more than now; `None` while only an answer can tell.

@@ -38,7 +38,7 @@ impl Engine {
         for (delivery, events) in lot {
             self.enter_in_ledger(now, &events);
             match <[Event; 1]>::try_from(events) {
-                Ok([event]) if self.tries(&event) >= TRIES_MAX => {
+                Ok([event]) if self.tries(&event) >= TRIES_MAX && !self.may_be_dropped(&event) => {
                     self.bury_suspect(now, delivery, event);
                 }
                 Ok([event]) => self.note_trial(now, delivery, vec![event]),

@@ -207,7 +207,7 @@ impl Portal {
         let letter = letter.with_events(job.events);
         ctx.effects.bury(&self.id, key, letter);
         self.assembling.remove(key);
-        self.begin_publishing(key, job.id, ids);
+        self.begin_publishing(key, job.id, ids, ctx);
     }
 
     /// A part that may not be read.

@@ -27,7 +27,10 @@ impl Portal {
     pub(in crate::enrich) fn dispatch(&mut self, ctx: &mut Context<'_>) {
         self.dispatch_plain(ctx);
         self.requeue_due_rereads(ctx.now);
-        while self.in_flight < CALLS_IN_FLIGHT_MAX && self.health.allows(self.in_flight, ctx.now) {
+        while ctx.may_call
+            && self.in_flight < CALLS_IN_FLIGHT_MAX
+            && self.health.allows(self.in_flight, ctx.now)
+        {
             let Some(request) = self.next_request(ctx) else {
                 break;
             };

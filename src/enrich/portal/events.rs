@@ -38,12 +38,32 @@ impl Portal {
             self.search(&key, event, ctx);
             return plain + 1;
         }
-        if plain == 0 {
-            ctx.effects
-                .end(&event.known_as(), Fate::of_all(Ending::Unwanted));
+        if plain > 0 {
+            return plain;
+        }
+        if wanted.plain && self.search_for_late(&event, ctx) {
             return 1;
         }
-        plain
+        ctx.effects
+            .end(&event.known_as(), Fate::of_all(Ending::Unwanted));
+        1
+    }
+
+    /// Has the dead letters searched for an event of an erased record that had come before: an engine that died may have made it
+    /// one of them since the erasure. Whether that is so.
+    fn search_for_late(&mut self, event: &Event, ctx: &mut Context<'_>) -> bool {
+        if !ctx.memory.has_arrived(&event.known_as().digest()) {
+            return false;
+        }
+        let subject = event.subject();
+        let own = (subject.object_type_id, subject.object_id);
+        let Some(erasure) = self.erasure_of(&own, ctx) else {
+            return false;
+        };
+        let key = ctx.memory.survivor(&self.id, own);
+        let erasure = erasure.named_for(&key);
+        self.append(key, event.clone(), Work::Search(erasure), ctx);
+        true
     }
 
     /// Takes up an event that somebody wants enriched. Returns how many jobs it is part of.
@@ -61,7 +81,12 @@ impl Portal {
             match change.clone() {
                 ObjectChange::PrivacyDeleted => return self.erase(key, event, ctx),
                 ObjectChange::Deleted if !ctx.memory.is_erased(&self.id, &key) => {
-                    return self.delete(key, event, ctx);
+                    if event.subject().object_id == key.1 {
+                        return self.delete(key, event, ctx);
+                    }
+                    // Of an id that was merged away: that is no news of the survivor.
+                    self.append(key, event, Work::Read(Reading::default()), ctx);
+                    return 1;
                 }
                 ObjectChange::Merged {
                     merged_object_ids, ..
@@ -74,6 +99,7 @@ impl Portal {
         if ctx.memory.is_erased(&self.id, &key) {
             ctx.effects
                 .end(&event.known_as(), Fate::of_all(Ending::Purged));
+            return 1 + usize::from(self.search_for_late(&event, ctx));
         } else {
             self.note_unknown_property(&key.0, &event, ctx);
             let threads_are_read = || self.plan_of(&key.0, ctx.plans).thread;
@@ -188,7 +214,7 @@ impl Portal {
             _ => true,
         };
         self.cancel(key, is_of_a_living_record, ctx);
-        self.cancel_plain(key, &erasure, ctx);
+        self.cancel_plain(key, ctx);
         if !erasure.merged.is_empty() {
             let leads_here = |(object_type_id, object_id): &Key| {
                 erasure
@@ -207,23 +233,22 @@ impl Portal {
             let is_read = |job: &Job| matches!(job.work, Work::Read(_));
             for old in old {
                 self.cancel(&old, is_read, ctx);
-                self.note_erased_on_its_way(&old, &erasure);
                 self.wake_lane(&old, ctx);
             }
         }
         erasure
     }
 
-    /// If the message of a lane that is on its way is refused, the dead letters are searched for the record then. In the lane of
-    /// the erased record itself a search waits already.
-    fn note_erased_on_its_way(&mut self, key: &Key, erasure: &Erasure) {
-        let lane = self.lanes.get_mut(key);
-        if let Some(Work::Publishing(_, on_its_way)) = lane
-            .and_then(|lane| lane.active.as_mut())
-            .map(|job| &mut job.work)
-        {
-            on_its_way.note_erased(erasure.named_for(key));
-        }
+    /// What the dead letters are to be searched for when something of a record was on its way while it was erased; `None` where it
+    /// was not.
+    pub(super) fn erasure_of(&self, of: &Key, ctx: &Context<'_>) -> Option<Erasure> {
+        let key = ctx.memory.survivor(&self.id, of.clone());
+        ctx.memory.is_erased(&self.id, &key).then(|| Erasure {
+            portal_id: self.id.clone(),
+            object_type_id: of.0.clone(),
+            object_id: of.1.clone(),
+            merged: ctx.memory.merged_into(&self.id, &key),
+        })
     }
 
     /// Cancels what waits in a lane, where it `is_meant`, and what is being read.
@@ -304,7 +329,7 @@ impl Portal {
             .drain(..)
             .partition(|job| matches!(job.work, Work::Read(_)));
         lane.waiting = rest;
-        self.drop_if_empty(old);
+        self.wake_lane(old, ctx);
         for event in reads.into_iter().flat_map(|job| job.events) {
             self.append(survivor.clone(), event, Work::Read(Reading::default()), ctx);
         }

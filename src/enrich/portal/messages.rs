@@ -230,7 +230,7 @@ impl Portal {
         let tombstone = match std::mem::replace(&mut job.work, Work::Plain) {
             Work::Search(erasure) => {
                 let ids = job.events.iter().map(|event| event.known_as().into_owned());
-                self.begin_publishing(key, job.id, ids.collect());
+                self.begin_publishing(key, job.id, ids.collect(), ctx);
                 let waits = Publishing::Record(key.clone());
                 ctx.effects.search(&self.id, waits, erasure);
                 return;
@@ -286,17 +286,24 @@ impl Portal {
             .iter()
             .map(|event| event.known_as().into_owned())
             .collect();
-        self.begin_publishing(key, job, ids);
+        self.begin_publishing(key, job, ids, ctx);
         ctx.effects.publish(&self.id, key, message);
     }
 
     /// The job's message, or its dead letter, is on its way with the events `ids`.
-    pub(super) fn begin_publishing(&mut self, key: &Key, job: JobId, ids: Vec<EventId>) {
+    pub(super) fn begin_publishing(
+        &mut self,
+        key: &Key,
+        job: JobId,
+        ids: Vec<EventId>,
+        ctx: &Context<'_>,
+    ) {
+        let on_its_way = OnItsWay::new(self.erasure_of(key, ctx).is_none());
         self.lanes.entry(key.clone()).or_default().active = Some(Job {
             id: job,
             events: Vec::new(),
             parts: Parts::NONE,
-            work: Work::Publishing(ids, OnItsWay::default()),
+            work: Work::Publishing(ids, on_its_way),
         });
     }
 
@@ -309,15 +316,19 @@ impl Portal {
         ctx: &mut Context<'_>,
     ) {
         self.progressed_at = ctx.now;
+        let erasure = self.erasure_of(key, ctx);
         let Some(lane) = self.lanes.get_mut(key) else {
             return;
         };
+        // In the lane of the erased record itself a search waits already.
+        let is_search = |job: &Job| matches!(job.work, Work::Search(_));
+        let erasure = erasure.filter(|_| !lane.waiting.iter().any(is_search));
         if let Some(Job {
             work: Work::Publishing(ids, on_its_way),
             ..
         }) = &mut lane.active
         {
-            let outcome = match on_its_way.confirmed(outcome) {
+            let outcome = match on_its_way.confirmed(outcome, erasure) {
                 Ok(outcome) => outcome,
                 Err(erasure) => {
                     let waits = Publishing::Record(key.clone());
@@ -329,6 +340,7 @@ impl Portal {
                 ctx.effects.end(id, Fate::of(id, &outcome));
             }
             lane.active = None;
+            self.left_behind = self.left_behind.saturating_sub(1);
             ctx.memory.confirmed(&self.id, key);
         }
         self.wake_lane(key, ctx);
@@ -356,6 +368,7 @@ impl Portal {
                 _ => false,
             }
         });
+        self.left_behind = self.lanes.len() + self.plain.len();
         on_their_way
     }
 

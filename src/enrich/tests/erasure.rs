@@ -214,3 +214,32 @@ fn what_is_on_its_way_of_an_erased_record_is_not_left_out_of_the_backlog() {
     world.settle();
     assert!(world.engine.may_be_dropped(&change), "it has ended");
 }
+
+/// It was set aside, or an engine that died had it: what that left among the dead letters nobody else searches for.
+#[test]
+fn an_event_of_an_erased_record_that_had_come_before_has_the_dead_letters_searched_when_it_comes_again()
+ {
+    let mut before = World::new();
+    before.confirm = false;
+    before.record("1", 5, &[("email", "a@b.c")]);
+    let event = changed("1", 1, "a@b.c");
+    before.deliver(vec![event.clone()]);
+    before.settle();
+    let mut world = World::new();
+    for note in before.notes {
+        world.recall(note);
+    }
+    world.deliver(vec![erased("1", 6)]);
+    world.settle();
+    assert_eq!(world.searches.len(), 1);
+    world.deliver(vec![event, changed("1", 2, "late")]);
+    world.settle();
+    assert_eq!(
+        world.searches.len(),
+        2,
+        "not for what comes for the first time"
+    );
+    assert_eq!(ids_of(&world.searches[1].1).0, "1");
+    assert_eq!(world.ending("purged"), 2);
+    assert_eq!(world.acked.len(), 2);
+}

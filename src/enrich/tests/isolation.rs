@@ -148,3 +148,47 @@ fn what_waits_for_a_portal_that_cannot_be_asked_does_not_count_as_waiting_here()
     let stats = world.engine.stats(world.now);
     assert!(stats.oldest_received_at.is_some(), "this one is ours");
 }
+
+/// A destination that confirms nothing: a disk that is full, a pipe that nobody reads.
+#[test]
+fn what_no_destination_takes_does_not_pile_up() {
+    let wishes: [&[&str]; 3] = [&[""], &["content = 'event'"], &["content = 'event'", ""]];
+    for (wishes, loses) in wishes
+        .into_iter()
+        .flat_map(|one| [(one, false), (one, true)])
+    {
+        let mut world = super::demand::world(wishes);
+        world.confirm = false;
+        for n in 0..5_000 {
+            let id = n.to_string();
+            world.record(&id, 0, &[]);
+            world.deliver(vec![created(&id, 0)]);
+        }
+        for _ in 0..12 {
+            world.run_for(Duration::from_secs(70));
+            if loses {
+                let (intake, backlog) = (world.intake.clone(), world.backlog.clone());
+                let unsettled = std::mem::take(&mut world.unsettled);
+                world.tell(Input::Lost);
+                world.backlog = backlog;
+                world.intake = intake;
+                let unsettled = unsettled.into_values();
+                world
+                    .intake
+                    .extend(unsettled.map(|(_, delivery, events)| (delivery, events)));
+                world.tell(Input::Tick);
+            }
+        }
+        let most = 1_000 + WINDOW + 1_000;
+        let sent = world.messages.len() + world.plain.len();
+        assert!(sent <= most, "{wishes:?}, {loses}: {sent}");
+        let waiting = world.engine.stats(world.now).waiting_events;
+        assert!(
+            waiting <= most + 2 * WINDOW,
+            "{wishes:?}, {loses}: {waiting}"
+        );
+        world.confirm_all();
+        world.run_for(Duration::from_secs(3_600));
+        assert_eq!(world.ending("delivered"), 5_000, "{wishes:?}, {loses}");
+    }
+}

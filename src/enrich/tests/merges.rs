@@ -102,3 +102,19 @@ fn an_id_without_associations_says_so_and_the_others_keep_theirs() {
     };
     assert_eq!((count("contact/1"), count("contact/2")), (1, 0));
 }
+
+#[test]
+fn that_a_merged_away_id_is_deleted_is_no_news_of_the_survivor() {
+    let mut world = World::new();
+    world.record("2", 5, &[("email", "a@b.c")]);
+    world.deliver(vec![merged("2", &["1"], 5)]);
+    world.settle();
+    let told = world.messages.len();
+    world.deliver(vec![event(PORTAL, "1", 9_000, ObjectChange::Deleted)]);
+    world.settle();
+    let [message] = &world.messages[told..] else {
+        panic!("{:?}", world.messages)
+    };
+    assert_eq!(message.subject, "contact/2");
+    assert!(message.data.tombstone.is_none() && message.data.record.is_some());
+}

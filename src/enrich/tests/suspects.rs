@@ -172,3 +172,24 @@ fn of_a_lot_that_is_tried_only_what_does_not_end_is_blamed() {
     assert_eq!(all, [0, 0, 0]);
     assert!(world.set_aside >= 2 && world.engine.is_idle());
 }
+
+#[test]
+fn an_event_of_an_erased_record_is_no_dead_letter_however_often_it_was_tried() {
+    let event = changed("1", 1, "x");
+    let mut world = counted(1);
+    for tries in 0..TRIES_MAX {
+        suspect(&mut world, 10 + u64::from(tries), &event);
+        world = next(world);
+    }
+    world.deliver(vec![super::demand::deleted(
+        "1",
+        2,
+        ObjectChange::PrivacyDeleted,
+    )]);
+    world.settle();
+    suspect(&mut world, 20, &event);
+    world.settle();
+    assert!(world.letters.is_empty());
+    assert_eq!(world.ending("purged"), 1);
+    assert!(world.acked.contains(&20));
+}
