@@ -264,6 +264,19 @@ mod tests {
     }
 
     #[test]
+    fn a_window_of_one_call_is_used() {
+        let mut budget = Budget::new(Share::WHOLE, ms(0));
+        budget.sent(LimitClass::Burst, ms(0));
+        let limits = RateLimits {
+            interval: Some(Duration::from_secs(1)),
+            ..limits(1, 0)
+        };
+        budget.answered(LimitClass::Burst, ms(0), ms(50), &limits);
+        assert!(!budget.allows(LimitClass::Burst, Priority::Live, ms(60)));
+        assert!(budget.allows(LimitClass::Burst, Priority::Live, ms(2_000)));
+    }
+
+    #[test]
     fn what_others_use_is_left_to_them_for_a_window() {
         let mut budget = Budget::new(Share::WHOLE, ms(0));
         budget.sent(LimitClass::Burst, ms(0));

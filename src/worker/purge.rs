@@ -5,9 +5,9 @@
 //! put back and confirmed before it is taken away, so a crash makes a double at worst, under the same id. What was asked
 //! for is acknowledged after the pass; whoever takes over after a crash is asked again.
 //!
-//! Engines ask when all that they published about the record in its lane is confirmed, and again when what else was on its way is, so a
-//! pass that begins later sees it. A pass has
-//! the claim to the dead letters, so that no operator's walk holds letters that it would miss ([`crate::dead`]).
+//! Engines ask when all that they published about the record in its lane is confirmed, and again when what else was on its
+//! way is, so a pass that begins later sees it. A pass has the claim to the dead letters, so that no operator's walk holds
+//! letters that it would miss ([`crate::dead`]).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -100,16 +100,15 @@ impl Portal {
             ctx.effects
                 .end(&event.known_as(), Fate::of_all(Ending::Purged));
             return 1 + usize::from(self.search_for_late(&event, ctx));
-        } else {
-            self.note_unknown_property(&key.0, &event, ctx);
-            let threads_are_read = || self.plan_of(&key.0, ctx.plans).thread;
-            let work = if needs_read(&event, threads_are_read) {
-                Work::Read(Reading::default())
-            } else {
-                Work::Plain
-            };
-            self.append(key, event, work, ctx);
         }
+        self.note_unknown_property(&key.0, &event, ctx);
+        let threads_are_read = || self.plan_of(&key.0, ctx.plans).thread;
+        let work = if needs_read(&event, threads_are_read) {
+            Work::Read(Reading::default())
+        } else {
+            Work::Plain
+        };
+        self.append(key, event, work, ctx);
         1
     }
 

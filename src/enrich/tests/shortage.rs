@@ -177,3 +177,25 @@ fn a_share_of_the_limit_is_kept_to() {
     let calls = world.calls.len();
     assert!((95 * 57 / 10..=95 * 6 + 1).contains(&calls), "{calls}");
 }
+
+/// Somebody else makes them by then, who does not know of ours.
+#[test]
+fn without_a_session_no_call_is_made() {
+    let mut world = World::new();
+    world.record("1", 5, &[("hubspot_owner_id", "1")]);
+    let event = changed("1", 1, "x");
+    world.deliver(vec![event.clone()]);
+    while world.calls_to("owners") == 0 {
+        world.run_for(world.model.latency);
+    }
+    let (before, ended) = (world.calls.len(), world.ending("delivered"));
+    assert_eq!(ended, 0, "there is another page of owners");
+    world.tell(Input::Lost);
+    world.run_for(Duration::from_secs(60));
+    world.tell(Input::Tick);
+    assert_eq!(world.calls.len(), before);
+    world.deliver(vec![event]);
+    world.settle();
+    assert_eq!(world.ending("delivered"), 1);
+    assert!(world.calls.len() > before && world.engine.is_idle());
+}
