@@ -354,11 +354,12 @@ fn nobody_has(event: &Event) -> Published {
 fn what_was_on_its_way_of_an_erased_record_is_searched_for_when_its_end_is_known() {
     let moment = Duration::from_secs(3);
     let event = changed("1", 1, "x");
+    // The merge, whose tombstone waits behind it, is delivered as well.
     let outcomes = [
-        nobody_has(&event),
-        everybody_has(std::slice::from_ref(&event)),
+        ("dead", 1, nobody_has(&event)),
+        ("delivered", 2, everybody_has(std::slice::from_ref(&event))),
     ];
-    for outcome in outcomes {
+    for (ending, count, outcome) in outcomes {
         let mut world = world(&["content = 'event'", ""]);
         world.confirm = false;
         world.deliver(vec![event.clone()]);
@@ -379,11 +380,12 @@ fn what_was_on_its_way_of_an_erased_record_is_searched_for_when_its_end_is_known
         let searched = world.searches[before..].iter();
         let ids: Vec<_> = searched.map(|(_, one)| one.object_id.as_str()).collect();
         assert_eq!(ids, ["1", "1"], "for the plain copy, and for the other");
-        let open = |world: &mut World| world.engine.stats(world.now).waiting_events;
-        assert!(open(&mut world) > 0, "it has not ended before that is sure");
+        assert_eq!(world.ending(ending), 0, "not before the search is sure");
         world.confirm_all();
         world.run_for(moment);
-        assert_eq!(open(&mut world), 0);
+        assert_eq!(world.ending(ending), count);
+        assert_eq!(world.acked.len(), 3);
+        assert_eq!(world.searches.len(), before + 2);
         assert!(world.engine.is_idle());
     }
 }
@@ -457,4 +459,38 @@ fn a_deletion_does_not_wait_behind_a_merge_that_nobody_wants() {
     let deleted = |m: &&EnrichedEvent| m.r#type == "crm.contact.deleted.v1";
     assert_eq!(world.messages.iter().filter(deleted).count(), 1);
     assert!(world.engine.is_idle());
+}
+
+#[test]
+fn a_plain_copy_of_an_id_that_was_merged_before_is_searched_for_by_that_id() {
+    let mut world = world(&["content = 'event'"]);
+    world.deliver(vec![merged("2", &["1"], 1)]);
+    world.settle();
+    world.confirm = false;
+    let event = changed("1", 2, "x");
+    world.deliver(vec![event.clone()]);
+    let (publish, _) = world.unconfirmed.pop().unwrap();
+    world.deliver(vec![deleted("2", 3, ObjectChange::PrivacyDeleted)]);
+    let before = world.searches.len();
+    let outcome = nobody_has(&event);
+    world.tell(Input::Published { publish, outcome });
+    let (_, erasure) = &world.searches[before];
+    assert_eq!(erasure.object_id.as_str(), "1");
+    let own = RecordDigest::of(&PORTAL.into(), &erasure.object_type_id, &"1".into());
+    assert_eq!(erasure.merged, [own]);
+}
+
+#[test]
+fn events_that_no_copy_lists_end_unwanted() {
+    let mut world = world(&["", "where = { email = ['y'] }"]);
+    world.confirm = false;
+    world.deliver(vec![changed("1", 1, "x"), created("1", 2)]);
+    world.settle();
+    let (publish, _) = world.unconfirmed.pop().unwrap();
+    let outcome = everybody_has(&[changed("1", 1, "x")]);
+    world.tell(Input::Published { publish, outcome });
+    assert_eq!(
+        (world.ending("delivered"), world.ending("unwanted")),
+        (1, 1)
+    );
 }
