@@ -201,10 +201,9 @@ impl Engine {
     pub fn may_be_dropped(&self, event: &Event) -> bool {
         let subject = event.subject();
         let key = (subject.object_type_id, subject.object_id);
-        let key = self.memory.survivor(&event.portal_id, key);
         let portal = self.portals.get(&event.portal_id);
         let has_tombstones = ["privacy_deleted", "merged"].contains(&event.kind());
-        self.memory.is_erased(&event.portal_id, &key)
+        self.memory.leads_to_erased(&event.portal_id, &key)
             && !self.live.contains_key(&*event.known_as())
             && !portal.is_some_and(|portal| portal.has_plain(&event.known_as()))
             && (!has_tombstones || self.memory.has_seen(&event.known_as()))

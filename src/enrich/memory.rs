@@ -249,6 +249,11 @@ impl Memory {
         self.erased.get(&hash(portal_id, key)).is_some()
     }
 
+    /// Whether the record that an id leads to now was deleted for privacy.
+    pub fn leads_to_erased(&self, portal_id: &PortalId, key: &Key) -> bool {
+        self.is_erased(portal_id, &self.survivor(portal_id, key.clone()))
+    }
+
     /// The hashes of what was merged into a record.
     pub fn merged_into(&self, portal_id: &PortalId, key: &Key) -> Vec<RecordDigest> {
         self.leading_to(hash(portal_id, key))

@@ -298,7 +298,7 @@ impl Portal {
         ids: Vec<EventId>,
         ctx: &Context<'_>,
     ) {
-        let on_its_way = OnItsWay::new(self.erasure_of(key, ctx).is_none());
+        let on_its_way = OnItsWay::new(!ctx.memory.leads_to_erased(&self.id, key));
         self.lanes.entry(key.clone()).or_default().active = Some(Job {
             id: job,
             events: Vec::new(),

@@ -52,10 +52,9 @@ impl Portal {
         if self.plain.known.contains(&*event.known_as()) {
             return true;
         }
-        let key = ctx.memory.survivor(&self.id, key_of(event));
         let is_erasure = event.is_privacy_deletion();
         if ctx.memory.has_seen_plain(&event.known_as())
-            || (ctx.memory.is_erased(&self.id, &key) && !is_erasure)
+            || (ctx.memory.leads_to_erased(&self.id, &key_of(event)) && !is_erasure)
         {
             return false;
         }
@@ -82,12 +81,10 @@ impl Portal {
         let count = self.plain.waiting.len().min(UNDER_WAY_MAX);
         for event in self.plain.waiting.drain(..count) {
             let of = key_of(&event);
-            let key = ctx.memory.survivor(&self.id, of.clone());
-            let is_living = !ctx.memory.is_erased(&self.id, &key);
+            let is_living = !ctx.memory.leads_to_erased(&self.id, &of);
             let on_its_way = OnItsWay::new(is_living && !event.is_privacy_deletion());
-            let on_its_way = (of, on_its_way);
             let id = event.known_as().into_owned();
-            self.plain.under_way.insert(id, on_its_way);
+            self.plain.under_way.insert(id, (of, on_its_way));
             ctx.effects.publish_plain(&self.id, event);
         }
     }
