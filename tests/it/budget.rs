@@ -1,15 +1,14 @@
 //! A portal's budget has one spender, whoever that is: several workers never exceed it, also while partitions move.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crm_relay::event::{EnrichedEvent, PortalId, Version};
+use crm_relay::event::{EnrichedEvent, Millis};
 use crm_relay::simulator::{Limits, PortalOptions};
 
 use crate::helpers::broker;
 use crate::helpers::queue::drain;
 use crate::helpers::relay::{Bus, RelayProcess};
-use crate::recovery::{all_arrives, count, shares_become, simulator};
+use crate::recovery::{Versions, all_arrives, count, shares_become, simulator, the_ledger_agrees};
 
 /// Calls in ten seconds: so few that work waits in every portal all the time.
 const LIMITS: Limits = Limits {
@@ -67,30 +66,24 @@ async fn three_workers_keep_within_each_portals_budget_while_its_partition_moves
     let third = start().await;
     shares_become(&[&first, &second, &third], &[1, 1, 2]).await;
     tokio::time::sleep(BETWEEN_MOVES).await;
+    let killed_at = Millis::now();
     second.kill();
     shares_become(&[&first, &third], &[2, 2]).await;
     tokio::time::sleep(BETWEEN_MOVES).await;
     assert!(first.terminate().await.success());
     shares_become(&[&third], &[4]).await;
     let queue = format!("{prefix}.destination.out");
-    let mut versions: BTreeMap<(PortalId, String), Version> = BTreeMap::new();
-    let mut backwards = Vec::new();
-    all_arrives(&simulator, &portals, async |seen| {
+    let mut versions = Versions::default();
+    let seen = all_arrives(&simulator, &portals, async |seen| {
         let messages: Vec<EnrichedEvent> = drain(&url, &queue).await;
-        for message in &messages {
-            let of = (message.data.portal_id.clone(), message.subject.clone());
-            let version = message.data.version.clone();
-            let older = versions.insert(of, version.clone());
-            backwards.extend(
-                older
-                    .filter(|older| *older > version)
-                    .map(|older| (older, version)),
-            );
-        }
+        messages.iter().for_each(|message| versions.add(message));
         count(seen, messages);
     })
     .await;
-    assert!(backwards.is_empty(), "records go backwards: {backwards:?}");
+    the_ledger_agrees(&third, &simulator, &portals, &seen).await;
+    let rest = drain(&url, &queue).await;
+    rest.iter().for_each(|message| versions.add(message));
+    versions.hold(killed_at);
     for portal in &portals {
         // The simulator counts each call as it arrives, in a window that rolls call by call, and refuses those over the limit.
         let counters = control.counters(portal.id).unwrap();

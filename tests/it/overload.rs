@@ -408,7 +408,7 @@ async fn beyond_capacity_requests_are_shed_early_and_evenly_and_that_ends_with_t
         }
     });
     let until = Instant::now() + LOAD;
-    let senders = (0..SENDERS).map(|_| {
+    let senders = (0..SENDERS as u64).map(|which| {
         let sender = Sender::new(at);
         tokio::spawn(async move {
             let mut tally = Tally::default();
@@ -419,10 +419,14 @@ async fn beyond_capacity_requests_are_shed_early_and_evenly_and_that_ends_with_t
                     503 => {
                         tally.shed += 1;
                         tally.slowest_shed = tally.slowest_shed.max(began.elapsed());
-                        tokio::time::sleep(Duration::from_millis(20)).await;
                     }
                     status => panic!("answered {status}"),
                 }
+                // After either answer, or whoever has a place would be the first at it again; and never the same, or who finds
+                // all places taken would find them so each time.
+                let answers = u64::from(tally.taken + tally.shed);
+                let pause = 10 + (7 * answers + 3 * which) % 21;
+                tokio::time::sleep(Duration::from_millis(pause)).await;
             }
             tally
         })

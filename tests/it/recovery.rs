@@ -74,6 +74,42 @@ fn promised(simulator: &Simulator, portals: &[PortalOptions]) -> BTreeSet<EventI
         .collect()
 }
 
+/// In which order the versions of each record came.
+#[derive(Default)]
+pub struct Versions {
+    last: BTreeMap<Subject, Version>,
+    greatest: BTreeMap<Subject, Version>,
+    /// When what came after a newer version was read; `None` for what needs no read.
+    older: Vec<Option<Millis>>,
+}
+
+type Subject = (PortalId, String);
+
+impl Versions {
+    pub fn add(&mut self, message: &EnrichedEvent) {
+        let of: Subject = (message.data.portal_id.clone(), message.subject.clone());
+        let version = &message.data.version;
+        self.last.insert(of.clone(), version.clone());
+        match self.greatest.get(&of) {
+            Some(greatest) if version < greatest => {
+                self.older.push(message.data.enrichment.fetched_at);
+            }
+            _ => _ = self.greatest.insert(of, version.clone()),
+        }
+    }
+
+    /// A record's versions rise, from one worker to the next as well. Whoever takes over from one that was killed may not know
+    /// the last second of it, and begin below what that sent; in the end each record has come in its newest version.
+    pub fn hold(&self, killed_at: Millis) {
+        let read = self.older.iter().flatten();
+        let early = read.filter(|read| **read < killed_at).count();
+        assert_eq!(early, 0, "records went backwards before anybody was killed");
+        let is_old = |(of, last): &(&Subject, &Version)| self.greatest[*of] > **last;
+        let old: Vec<_> = self.last.iter().filter(is_old).collect();
+        assert!(old.is_empty(), "an older version came last: {old:?}");
+    }
+}
+
 pub fn count(seen: &mut Seen, messages: impl IntoIterator<Item = EnrichedEvent>) {
     for event in messages.into_iter().flat_map(|message| message.data.events) {
         *seen.entry(event.id).or_default() += 1;
@@ -144,7 +180,7 @@ pub async fn all_is_in_the_file(
 }
 
 /// The ledger has every event that HubSpot was promised, once, and as many in the destination as lie there.
-async fn the_ledger_agrees(
+pub async fn the_ledger_agrees(
     relay: &RelayProcess,
     simulator: &Simulator,
     portals: &[PortalOptions],
@@ -277,42 +313,6 @@ pub async fn shares_become(relays: &[&RelayProcess], expected: &[u64]) {
         (shares == expected).then_some(())
     })
     .await;
-}
-
-/// In which order the versions of each record came.
-#[derive(Default)]
-struct Versions {
-    last: BTreeMap<Subject, Version>,
-    greatest: BTreeMap<Subject, Version>,
-    /// When what came after a newer version was read; `None` for what needs no read.
-    older: Vec<Option<Millis>>,
-}
-
-type Subject = (PortalId, String);
-
-impl Versions {
-    fn add(&mut self, message: &EnrichedEvent) {
-        let of: Subject = (message.data.portal_id.clone(), message.subject.clone());
-        let version = &message.data.version;
-        self.last.insert(of.clone(), version.clone());
-        match self.greatest.get(&of) {
-            Some(greatest) if version < greatest => {
-                self.older.push(message.data.enrichment.fetched_at);
-            }
-            _ => _ = self.greatest.insert(of, version.clone()),
-        }
-    }
-
-    /// A record's versions rise, from one worker to the next as well. Whoever takes over from one that was killed may not know
-    /// the last second of it, and begin below what that sent; in the end each record has come in its newest version.
-    fn hold(&self, killed_at: Millis) {
-        let read = self.older.iter().flatten();
-        let early = read.filter(|read| **read < killed_at).count();
-        assert_eq!(early, 0, "records went backwards before anybody was killed");
-        let is_old = |(of, last): &(&Subject, &Version)| self.greatest[*of] > **last;
-        let old: Vec<_> = self.last.iter().filter(is_old).collect();
-        assert!(old.is_empty(), "an older version came last: {old:?}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -79,6 +79,7 @@ impl Relay {
         command
             .args([role, "--config"])
             .arg(self.config_path())
+            .envs(allocator())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
@@ -201,4 +202,11 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// What the image tells the allocator.
+fn allocator() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let words = include_str!("../../../Dockerfile").split_whitespace();
+    let settings = words.filter_map(|word| word.split_once('='));
+    settings.filter(|(name, _)| name.starts_with("MALLOC_"))
 }
