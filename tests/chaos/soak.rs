@@ -28,7 +28,7 @@ const ROWS: usize = 24;
 const SERIES: [(&str, f64); 8] = [
     ("receiver MB", 10.0),
     ("worker MB", f64::INFINITY),
-    ("worker MB without its past", 30.0),
+    ("worker MB without its past", 10.0),
     ("receiver descriptors", 10.0),
     ("worker descriptors", 10.0),
     ("messages in queues", 2_000.0),

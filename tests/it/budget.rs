@@ -80,6 +80,11 @@ async fn three_workers_keep_within_each_portals_budget_while_its_partition_moves
         count(seen, messages);
     })
     .await;
+    let suspects = suspects(&third.log());
+    assert!(
+        suspects < SUSPECTS_MAX,
+        "one worker died, and yet {suspects} events were tried apart"
+    );
     the_ledger_agrees(&third, &simulator, &portals, &seen).await;
     let rest = drain(&url, &queue).await;
     rest.iter().for_each(|message| versions.add(message));
@@ -99,11 +104,6 @@ async fn three_workers_keep_within_each_portals_budget_while_its_partition_moves
             "hardly any load: {counters:?}"
         );
     }
-    let suspects = suspects(&third.log());
-    assert!(
-        suspects < SUSPECTS_MAX,
-        "one worker died, and yet {suspects} events were tried apart"
-    );
     drop(third);
     simulator.stop().await;
 }
