@@ -338,6 +338,18 @@ impl Consumer {
         self.consumed.recv().await
     }
 
+    /// What was delivered, and not taken by [`Self::next`] so far.
+    pub fn unread(&mut self) -> Vec<Delivery> {
+        let mut unread = Vec::new();
+        while let Ok(consumed) = self.consumed.try_recv() {
+            match consumed {
+                Consumed::Delivery(delivery) => unread.push(delivery),
+                Consumed::Lost => unread.drain(..).for_each(|void| void.unsettled.abandon()),
+            }
+        }
+        unread
+    }
+
     /// Flushes the settlements made so far, releases the queue to the next consumer, and returns when
     /// that is done. Deliveries not settled by now come again.
     pub async fn close(mut self) {

@@ -62,6 +62,8 @@ pub(super) struct Shell {
     /// Portals whose token or settings changed, of this partition and of others.
     changed: Arc<Changed>,
     unsettled: HashMap<DeliveryId, Taken>,
+    /// What came after we were told to stop.
+    late: Vec<Delivery>,
     last_delivery: u64,
     /// Calls and deliveries under way.
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -151,6 +153,7 @@ impl Shell {
             changed: parts.hubspot.watch(),
             parts,
             unsettled: HashMap::new(),
+            late: Vec::new(),
             last_delivery: 0,
             under_way: FuturesUnordered::new(),
             to_publish: Vec::new(),
@@ -203,7 +206,9 @@ impl Shell {
                     self.give_back();
                 }
             }
-            if !draining {
+            if draining {
+                self.give_back_late();
+            } else {
                 self.try_suspects();
             }
             self.publish_gathered();
@@ -352,18 +357,27 @@ impl Shell {
             .flat_map(Batch::into_events)
             .take(audit::IN_HAND_MAX);
         let events = events.map(|event| event.known_as().digest()).collect();
-        self.note_by_itself(Entry::InHand { call, events });
+        self.note_by_itself(&Note::of_shell(Entry::InHand { call, events }));
     }
 
     /// Notes what we have in hand: whoever gets it next is to know that it killed nobody here.
     fn give_back(&self) {
-        let messages = self.in_hand(None);
-        let messages: Vec<_> = messages
-            .map(|(message, count)| (message.id.clone(), count))
-            .collect();
-        if !messages.is_empty() {
-            self.note_by_itself(Entry::GivenBack(messages));
+        if let Some(note) = given_back(self.in_hand(None)) {
+            self.note_by_itself(&note);
         }
+    }
+
+    /// Notes what is delivered while the rest is finished. It is kept, or more would come in its place.
+    fn give_back_late(&mut self) {
+        let mut late = self.backlog.unread();
+        late.extend(self.consumer.iter_mut().flat_map(Consumer::unread));
+        let messages = late
+            .iter()
+            .map(|delivery| (&delivery.message, delivery.delivery_count));
+        if let Some(note) = given_back(messages) {
+            self.note_by_itself(&note);
+        }
+        self.late.extend(late);
     }
 
     /// The messages that were delivered and not settled, with how often each had come before: those taken `from` there, or all, and
@@ -378,9 +392,8 @@ impl Shell {
         taken.chain(waiting)
     }
 
-    fn note_by_itself(&self, entry: Entry) {
-        let (parts, partition) = (self.parts.clone(), self.partition);
-        let body = Note::of_shell(entry).encode();
+    fn note_by_itself(&self, note: &Note) {
+        let (parts, partition, body) = (self.parts.clone(), self.partition, note.encode());
         self.under_way.push(Box::pin(async move {
             parts.note(partition, NoteId(0), body).await;
             Done::Nothing
@@ -707,7 +720,8 @@ impl Shell {
             }
             self.suspects.settled(id);
         }
-        for delivery in self.suspects.abandon(from) {
+        let late = self.late.drain(..);
+        for delivery in self.suspects.abandon(from).into_iter().chain(late) {
             delivery.unsettled.abandon();
         }
     }
@@ -720,6 +734,14 @@ impl Drop for Shell {
         self.past.lost();
         self.show(EngineStats::default());
     }
+}
+
+/// Tells that these messages come again without having killed anybody; each with how often it had come before.
+fn given_back<'m>(messages: impl Iterator<Item = (&'m Message, u32)>) -> Option<Note> {
+    let messages: Vec<_> = messages
+        .map(|(message, count)| (message.id.clone(), count))
+        .collect();
+    (!messages.is_empty()).then(|| Note::of_shell(Entry::GivenBack(messages)))
 }
 
 /// A message with these of a batch's events, and no others.
