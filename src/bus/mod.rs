@@ -338,7 +338,8 @@ impl Consumer {
         self.consumed.recv().await
     }
 
-    /// What was delivered, and not taken by [`Self::next`] so far.
+    /// What was delivered, and not taken by [`Self::next`] so far; at most the prefetch. It is for who takes nothing up any more: a loss
+    /// is not told, and what came before it is left out, since it comes again.
     pub fn unread(&mut self) -> Vec<Delivery> {
         let mut unread = Vec::new();
         while let Ok(consumed) = self.consumed.try_recv() {

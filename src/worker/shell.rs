@@ -357,27 +357,30 @@ impl Shell {
             .flat_map(Batch::into_events)
             .take(audit::IN_HAND_MAX);
         let events = events.map(|event| event.known_as().digest()).collect();
-        self.note_by_itself(&Note::of_shell(Entry::InHand { call, events }));
+        self.note_by_itself(Entry::InHand { call, events });
     }
 
     /// Notes what we have in hand: whoever gets it next is to know that it killed nobody here.
     fn give_back(&self) {
-        if let Some(note) = given_back(self.in_hand(None)) {
-            self.note_by_itself(&note);
-        }
+        self.note_given_back(self.in_hand(None));
     }
 
     /// Notes what is delivered while the rest is finished. It is kept, or more would come in its place.
     fn give_back_late(&mut self) {
         let mut late = self.backlog.unread();
         late.extend(self.consumer.iter_mut().flat_map(Consumer::unread));
-        let messages = late
-            .iter()
-            .map(|delivery| (&delivery.message, delivery.delivery_count));
-        if let Some(note) = given_back(messages) {
-            self.note_by_itself(&note);
-        }
+        self.note_given_back(late.iter().map(with_count));
         self.late.extend(late);
+    }
+
+    /// Notes that these messages come again without having killed anybody; each with how often it had come before.
+    fn note_given_back<'m>(&self, messages: impl Iterator<Item = (&'m Message, u32)>) {
+        let messages: Vec<_> = messages
+            .map(|(message, count)| (message.id.clone(), count))
+            .collect();
+        if !messages.is_empty() {
+            self.note_by_itself(Entry::GivenBack(messages));
+        }
     }
 
     /// The messages that were delivered and not settled, with how often each had come before: those taken `from` there, or all, and
@@ -388,12 +391,12 @@ impl Shell {
         let taken = self.unsettled.values().filter(is_whole).filter(is_meant);
         let taken = taken.map(|taken| (&taken.message, taken.delivery_count));
         let waiting = self.suspects.deliveries().chain(self.past.deliveries());
-        let waiting = waiting.map(|delivery| (&delivery.message, delivery.delivery_count));
-        taken.chain(waiting)
+        taken.chain(waiting.map(with_count))
     }
 
-    fn note_by_itself(&self, note: &Note) {
-        let (parts, partition, body) = (self.parts.clone(), self.partition, note.encode());
+    fn note_by_itself(&self, entry: Entry) {
+        let (parts, partition) = (self.parts.clone(), self.partition);
+        let body = Note::of_shell(entry).encode();
         self.under_way.push(Box::pin(async move {
             parts.note(partition, NoteId(0), body).await;
             Done::Nothing
@@ -736,12 +739,9 @@ impl Drop for Shell {
     }
 }
 
-/// Tells that these messages come again without having killed anybody; each with how often it had come before.
-fn given_back<'m>(messages: impl Iterator<Item = (&'m Message, u32)>) -> Option<Note> {
-    let messages: Vec<_> = messages
-        .map(|(message, count)| (message.id.clone(), count))
-        .collect();
-    (!messages.is_empty()).then(|| Note::of_shell(Entry::GivenBack(messages)))
+/// A message, and how often it had come before.
+fn with_count(delivery: &Delivery) -> (&Message, u32) {
+    (&delivery.message, delivery.delivery_count)
 }
 
 /// A message with these of a batch's events, and no others.
