@@ -35,7 +35,7 @@ ENV CRM_RELAY_CONFIG=/etc/crm-relay/relay.toml \
     CRM_RELAY__RECEIVER__LISTEN=0.0.0.0:8080 \
     CRM_RELAY__ADMIN__LISTEN=0.0.0.0:9090 \
     CRM_RELAY__BUS__DATA_DIR=/var/lib/crm-relay
-# What is freed goes back to the system: glibc keeps more and more of it otherwise (ARCHITECTURE.md has the figures).
+# What is freed goes back to the system: glibc keeps more and more of it otherwise (GUARANTEES.md has the figures).
 ENV MALLOC_MMAP_THRESHOLD_=131072
 EXPOSE 8080 9090
 USER 65532:65532

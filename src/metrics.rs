@@ -97,9 +97,11 @@ metrics! {
     /// 1, by the version that runs.
     build_info: IntGaugeVec = "crm_relay_build_info" ["version"];
 
-    /// Requests to the webhook endpoint by what came of them.
+    /// Requests to the webhook endpoint by what came of them; `unknown_path` are those that bear a signature, and strangers' do not
+    /// count.
     ingress_requests_total: IntCounterVec = "crm_relay_ingress_requests_total" ["outcome":
-        "accepted" | "not_an_array" | "unauthorized" | "too_large" | "incomplete" | "overloaded" | "unavailable"];
+        "accepted" | "not_an_array" | "unknown_path" | "unauthorized" | "too_large" | "incomplete" | "overloaded"
+        | "unavailable"];
     /// Requests whose signature was refused, by the check that failed.
     ingress_signature_failures_total: IntCounterVec = "crm_relay_ingress_signature_failures_total" ["reason":
         "missing" | "duplicated" | "malformed" | "unknown_version" | "timestamp_missing" | "timestamp_not_a_number"

@@ -6,7 +6,7 @@
 //!
 //! | what comes | answer |
 //! |---|---|
-//! | a path that `receiver.public_url` does not have | 404 |
+//! | a path that `receiver.public_url` does not have | 404; counted and logged where a signature came |
 //! | any method but POST | 405 |
 //! | a head that does not come whole within [`HEAD_DEADLINE`] | 408 |
 //! | a head of more than 96 headers or 128 KiB, or none of HTTP/1 | 400 or 431 |

@@ -59,6 +59,7 @@ pub enum WorkerError {
 /// The running worker.
 #[derive(Debug)]
 pub struct Worker {
+    parts: Arc<Parts>,
     stopping: CancellationToken,
     shells: JoinSet<()>,
 }
@@ -111,17 +112,22 @@ impl Worker {
             let is_ours = shared_out.clone();
             shells.spawn(giving_back.run(is_ours, stopping.clone()));
         }
-        let purging = stopping.clone();
+        let (purging, for_purge) = (stopping.clone(), parts.clone());
         shells.spawn(keep_running(stopping.clone(), move || {
-            Purge::new(parts.clone(), purging.clone()).run()
+            Purge::new(for_purge.clone(), purging.clone()).run()
         }));
-        Ok(Self { stopping, shells })
+        Ok(Self {
+            parts,
+            stopping,
+            shells,
+        })
     }
 
     /// Takes no more deliveries, finishes what was taken, and returns; after `grace` with what is left
-    /// unsettled, so that it comes again.
+    /// unsettled, so that it comes again. Other workers get each partition as it is finished.
     pub async fn stop(mut self, grace: Duration) {
         self.stopping.cancel();
+        self.parts.bus.leave();
         let all = async { while self.shells.join_next().await.is_some() {} };
         if tokio::time::timeout(grace, all).await.is_err() {
             tracing::warn!(
@@ -184,7 +190,7 @@ impl Ours {
 /// Runs what `start` starts until it ends by itself; starts it again when it panics.
 async fn keep_running<F: Future<Output = ()>>(stopping: CancellationToken, start: impl Fn() -> F) {
     while AssertUnwindSafe(start()).catch_unwind().await.is_err() {
-        tracing::error!("a partition's shell panicked (this is a bug); it is started again");
+        tracing::error!("a task of the worker panicked (this is a bug); it is started again");
         tokio::select! {
             () = stopping.cancelled() => return,
             () = tokio::time::sleep(RESTART_DELAY) => {}

@@ -210,8 +210,14 @@ impl<'b> Reader<'b> {
             if waits {
                 return Ok(HashSet::new());
             }
-            if in_hand.is_none() {
+            if settled {
                 return Ok(missing);
+            }
+            if in_hand.is_none() {
+                let found = "nobody said what they have in hand: the partition is changing hands, or its worker is reading what \
+                             was noted; ask again";
+                self.books.find(found.to_owned());
+                return Ok(HashSet::new());
             }
         }
         Ok(missing)

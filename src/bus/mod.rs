@@ -56,6 +56,10 @@ pub trait Bus: Send + Sync + 'static {
     /// Whatever it says, a partition has one active consumer.
     fn join(&self) -> watch::Receiver<BTreeSet<u16>>;
 
+    /// Leaves the workers of this bus: the others take up each partition as soon as this process lets go of it. What
+    /// [`Self::join`] gave tells of no change any more.
+    fn leave(&self);
+
     /// Begins to consume `queue`, with at most `prefetch` deliveries unsettled.
     ///
     /// Resolves at once; deliveries begin when the bus is connected and no other consumer is active.
@@ -338,17 +342,9 @@ impl Consumer {
         self.consumed.recv().await
     }
 
-    /// What was delivered, and not taken by [`Self::next`] so far; at most the prefetch. It is for who takes nothing up any more: a loss
-    /// is not told, and what came before it is left out, since it comes again.
-    pub fn unread(&mut self) -> Vec<Delivery> {
-        let mut unread = Vec::new();
-        while let Ok(consumed) = self.consumed.try_recv() {
-            match consumed {
-                Consumed::Delivery(delivery) => unread.push(delivery),
-                Consumed::Lost => unread.drain(..).for_each(|void| void.unsettled.abandon()),
-            }
-        }
-        unread
+    /// What [`Self::next`] would give without waiting.
+    pub fn unread(&mut self) -> impl Iterator<Item = Consumed> + '_ {
+        std::iter::from_fn(|| self.consumed.try_recv().ok())
     }
 
     /// Flushes the settlements made so far, releases the queue to the next consumer, and returns when

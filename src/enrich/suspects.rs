@@ -231,10 +231,14 @@ impl<D> Suspects<D> {
         }
     }
 
-    /// What waits here or is being tried.
-    pub fn deliveries(&self) -> impl Iterator<Item = &D> {
-        let suspects = self.waiting.iter().map(|suspect| &suspect.delivery);
-        suspects.chain(self.held.iter().map(|(delivery, _)| delivery))
+    /// What waits here or is being tried: what came `only` from there, or all.
+    pub fn deliveries(&self, only: Option<Source>) -> impl Iterator<Item = &D> {
+        let suspects = self.waiting.iter();
+        let suspects = suspects.map(|suspect| (&suspect.delivery, suspect.from));
+        let held = self.held.iter().map(|(delivery, from)| (delivery, *from));
+        let all = suspects.chain(held);
+        let meant = all.filter(move |(_, from)| only.is_none_or(|only| only == *from));
+        meant.map(|(delivery, _)| delivery)
     }
 
     /// Lets go of what came `only` from there, or of all, and returns it: it comes again.

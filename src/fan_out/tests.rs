@@ -157,6 +157,8 @@ impl Bus for ScriptedBus {
         watch::Sender::new((0..1).collect()).subscribe()
     }
 
+    fn leave(&self) {}
+
     fn read_changelog(
         &self,
         _: u16,

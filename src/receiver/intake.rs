@@ -71,7 +71,12 @@ impl Shared {
         })
     }
 
-    /// The whole way of a POST to the endpoint, from its first byte to its outcome.
+    /// Whether we answer on its path, as that stands in the request line: what actix routes by is decoded.
+    fn is_endpoint(&self, http: &HttpRequest) -> bool {
+        self.urls.answers(http.uri().path())
+    }
+
+    /// The whole way of a request, from its first byte to its outcome.
     async fn take(
         self: Arc<Self>,
         http: &HttpRequest,
@@ -83,6 +88,9 @@ impl Shared {
             Ok(headers) => headers,
             Err(error) => return Outcome::Unauthorized(error),
         };
+        if !self.is_endpoint(http) {
+            return Outcome::UnknownPath;
+        }
         let Ok(permit) = Arc::clone(&self.in_flight).try_acquire_owned() else {
             return Outcome::Overloaded;
         };
@@ -235,11 +243,12 @@ pub(super) async fn answer(
     payload: web::Payload,
     shared: web::Data<Shared>,
 ) -> HttpResponse {
-    // The path as it stands in the request line: what actix routes by is decoded.
-    if !shared.urls.answers(http.uri().path()) {
+    let is_endpoint = shared.is_endpoint(&http);
+    // Strangers try many paths. What bears a signature may be HubSpot's, and the mistake ours: it is counted.
+    if !is_endpoint && SignatureHeaders::read(http.headers()).is_err() {
         return HttpResponse::NotFound().finish();
     }
-    if http.method() != Method::POST {
+    if is_endpoint && http.method() != Method::POST {
         let allow = (ALLOW, "POST");
         return HttpResponse::MethodNotAllowed()
             .insert_header(allow)
@@ -335,6 +344,12 @@ fn log(outcome: Outcome, summary: &Summary, duration: Duration, seldom: &Seldom)
         }
         Outcome::NotAnArray => {
             tracing::warn!(left_out, "a signed body is no array; kept as a dead letter");
+        }
+        Outcome::UnknownPath => {
+            tracing::warn!(
+                left_out,
+                "webhook refused: receiver.public_url does not have its path; write there what the app's settings have"
+            );
         }
         Outcome::TooLarge => {
             tracing::warn!(

@@ -19,6 +19,8 @@ pub(super) enum Outcome {
     Accepted,
     /// 204: no array of notifications; it is kept as a dead letter.
     NotAnArray,
+    /// 404: it bears what may be HubSpot's signature, but `receiver.public_url` does not have its path.
+    UnknownPath,
     /// 401: not HubSpot's, or not provably.
     Unauthorized(SignatureError),
     /// 413: larger than `receiver.body_size_max`.
@@ -37,6 +39,7 @@ impl Outcome {
         match self {
             Self::Accepted => "accepted",
             Self::NotAnArray => "not_an_array",
+            Self::UnknownPath => "unknown_path",
             Self::Unauthorized(_) => "unauthorized",
             Self::TooLarge => "too_large",
             Self::Incomplete => "incomplete",
@@ -56,6 +59,7 @@ impl Outcome {
     fn status(self) -> StatusCode {
         match self {
             Self::Accepted | Self::NotAnArray => StatusCode::NO_CONTENT,
+            Self::UnknownPath => StatusCode::NOT_FOUND,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Incomplete => StatusCode::REQUEST_TIMEOUT,
@@ -66,7 +70,11 @@ impl Outcome {
     /// Whether the body, or what is left of it, was not read and will not be.
     pub(super) fn leaves_a_body(self) -> bool {
         match self {
-            Self::TooLarge | Self::Incomplete | Self::Overloaded | Self::Unauthorized(_) => true,
+            Self::UnknownPath
+            | Self::TooLarge
+            | Self::Incomplete
+            | Self::Overloaded
+            | Self::Unauthorized(_) => true,
             Self::Accepted | Self::NotAnArray | Self::Unavailable => false,
         }
     }

@@ -85,6 +85,8 @@ impl Bus for MemoryBus {
         watch::Sender::new(BTreeSet::new()).subscribe()
     }
 
+    fn leave(&self) {}
+
     fn consume(&self, _: Queue, _: u16) -> Consumer {
         unreachable!("nobody consumes here")
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::bus::{Bus, Consumed, Consumer, Delivery, Message, Outgoing, Queue, Target};
+use crate::bus::{Bus, Consumed, Consumer, Message, Outgoing, Queue, Target};
 
 /// How often a shell that has had no delivery looks whether the backlog holds something.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
@@ -56,11 +56,9 @@ impl Backlog {
         self.next_look = Instant::now();
     }
 
-    /// What the backlog delivered, and nobody took.
-    pub(super) fn unread(&mut self) -> Vec<Delivery> {
-        self.consumer
-            .as_mut()
-            .map_or_else(Vec::new, Consumer::unread)
+    /// What [`Self::next`] would give without waiting.
+    pub(super) fn unread(&mut self) -> impl Iterator<Item = Consumed> + '_ {
+        self.consumer.iter_mut().flat_map(Consumer::unread)
     }
 
     /// What the backlog delivers; pending while it is not open.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::bus::{Bus, Message, Outgoing, Target};
+use crate::bus::{Bus, Message, Outgoing, PublishError, Target};
 use crate::enrich::{BudgetLeft, Copied, EngineStats, Input, NoteId, PublishId, Published};
 use crate::event::{DeadLetter, ERASURE_CONTENT_TYPE, ERASURE_KIND, Erasure, Millis};
 use crate::fan_out::{CopyEnded, FanOut, Outbound};
@@ -232,6 +232,12 @@ impl Parts {
         let mut delay = RETRY_MIN;
         loop {
             let verdicts = self.bus.publish(left.clone()).await;
+            if delay == RETRY_MIN && verdicts.contains(&Err(PublishError::Unroutable)) {
+                tracing::error!(
+                    to = ?left[0].target,
+                    "no queue takes what must not be lost; it is sent again until one is there (RUNBOOK.md, CrmRelayUnroutable)"
+                );
+            }
             let mut refused = verdicts.iter().map(Result::is_err);
             left.retain(|_| refused.next().unwrap_or(true));
             if left.is_empty() {

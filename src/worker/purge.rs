@@ -183,7 +183,9 @@ impl Purge {
     /// Takes as many letters as there are at the start.
     async fn pass(&self, erased: &Erased) -> Result<Tally, BusUnavailable> {
         let bus = &self.parts.bus;
-        let claim = claimed(&**bus, PATIENCE).await?.ok_or(BusUnavailable)?;
+        let claim = claimed(&**bus, PATIENCE);
+        let claim = self.stopping.run_until_cancelled(claim).await;
+        let claim = claim.ok_or(BusUnavailable)??.ok_or(BusUnavailable)?;
         let depth = bus.depth(Queue::DeadLetters).await?;
         let mut tally = Tally::default();
         if depth == 0 {

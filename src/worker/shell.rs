@@ -7,7 +7,7 @@
 //! Only who is active on the partition may consume its backlog, or two engines would work for one portal. A
 //! delivery of the partition is what tells; see [`Backlog`] for where none comes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,12 +63,14 @@ pub(super) struct Shell {
     changed: Arc<Changed>,
     unsettled: HashMap<DeliveryId, Taken>,
     /// What came after we were told to stop.
-    late: Vec<Delivery>,
+    late: Vec<(Delivery, Source)>,
     last_delivery: u64,
     /// Calls and deliveries under way.
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Messages for the destinations, gathered while the engine's outputs are carried out.
-    to_publish: Vec<(PublishId, Outbound)>,
+    enriched: Vec<(PublishId, Outbound)>,
+    /// The same of plain events, by portal.
+    plain: BTreeMap<PortalId, Vec<(PublishId, Outbound)>>,
     reported: EngineStats,
     reported_at: Instant,
 }
@@ -156,7 +158,8 @@ impl Shell {
             late: Vec::new(),
             last_delivery: 0,
             under_way: FuturesUnordered::new(),
-            to_publish: Vec::new(),
+            enriched: Vec::new(),
+            plain: BTreeMap::new(),
             reported: EngineStats::default(),
             reported_at: Instant::now(),
         }
@@ -172,15 +175,12 @@ impl Shell {
                 Wake::Consumed(Some(Consumed::Delivery(delivery))) => {
                     self.past.hold(delivery, &self.parts.bus);
                 }
-                Wake::Consumed(Some(Consumed::Lost)) => self.lost(),
+                Wake::Consumed(Some(Consumed::Lost)) => self.lost(Source::Intake),
                 Wake::Consumed(None) => self.consumer = None,
                 Wake::Backlog(Some(Consumed::Delivery(delivery))) => {
                     self.take(delivery, Source::Backlog);
                 }
-                Wake::Backlog(Some(Consumed::Lost)) => {
-                    self.survive(Some(Source::Backlog));
-                    self.abandon(Some(Source::Backlog));
-                }
+                Wake::Backlog(Some(Consumed::Lost)) => self.lost(Source::Backlog),
                 Wake::Backlog(None) => self.backlog.close(),
                 Wake::Recalled(recalled) => self.recall(recalled),
                 Wake::Changed(portal_id) => self.tell(Input::PortalChanged(portal_id)),
@@ -203,16 +203,16 @@ impl Shell {
                 Wake::Stop => {
                     draining = true;
                     self.turn = None;
-                    self.give_back();
+                    self.note_in_hand();
                 }
             }
             if draining {
-                self.give_back_late();
+                self.take_late();
             } else {
                 self.try_suspects();
+                self.look_for_backlog();
             }
             self.publish_gathered();
-            self.look_for_backlog();
             if self.reported_at.elapsed() >= REPORT_INTERVAL {
                 self.report();
             }
@@ -350,8 +350,9 @@ impl Shell {
     /// Notes which events are in our hands, for an audit that asks.
     fn answer_roll_call(&self, call: u64) {
         let taken = self.unsettled.values().map(|taken| &taken.message);
-        let waiting = self.suspects.deliveries().map(|delivery| &delivery.message);
-        let batches = taken.chain(waiting);
+        let waiting = self.suspects.deliveries(None);
+        let waiting = waiting.chain(self.late.iter().map(|(delivery, _)| delivery));
+        let batches = taken.chain(waiting.map(|delivery| &delivery.message));
         let batches = batches.filter_map(|message| Batch::decode(&message.body).ok());
         let events = batches
             .flat_map(Batch::into_events)
@@ -361,16 +362,35 @@ impl Shell {
     }
 
     /// Notes what we have in hand: whoever gets it next is to know that it killed nobody here.
-    fn give_back(&self) {
+    fn note_in_hand(&self) {
         self.note_given_back(self.in_hand(None));
     }
 
     /// Notes what is delivered while the rest is finished. It is kept, or more would come in its place.
-    fn give_back_late(&mut self) {
-        let mut late = self.backlog.unread();
-        late.extend(self.consumer.iter_mut().flat_map(Consumer::unread));
-        self.note_given_back(late.iter().map(with_count));
-        self.late.extend(late);
+    fn take_late(&mut self) {
+        let backlog = self.backlog.unread().map(|one| (one, Source::Backlog));
+        let intake = self.consumer.iter_mut().flat_map(Consumer::unread);
+        let consumed: Vec<_> = backlog
+            .chain(intake.map(|one| (one, Source::Intake)))
+            .collect();
+        let mut late = Vec::new();
+        for (consumed, from) in consumed {
+            match consumed {
+                Consumed::Delivery(delivery) => match audit::roll_call_of(&delivery.message) {
+                    Some(call) => {
+                        delivery.unsettled.ack();
+                        self.answer_roll_call(call);
+                    }
+                    None => late.push((delivery, from)),
+                },
+                Consumed::Lost => {
+                    self.late.append(&mut late);
+                    self.lost(from);
+                }
+            }
+        }
+        self.note_given_back(late.iter().map(|(delivery, _)| with_count(delivery)));
+        self.late.append(&mut late);
     }
 
     /// Notes that these messages come again without having killed anybody; each with how often it had come before.
@@ -383,14 +403,14 @@ impl Shell {
         }
     }
 
-    /// The messages that were delivered and not settled, with how often each had come before: those taken `from` there, or all, and
-    /// all that wait.
+    /// The messages that were delivered and not settled, with how often each had come before: those that came `from` there, or all.
     fn in_hand(&self, from: Option<Source>) -> impl Iterator<Item = (&Message, u32)> {
         let is_whole = |taken: &&Taken| taken.unsettled.is_some();
         let is_meant = move |taken: &&Taken| from.is_none_or(|from| taken.from == from);
         let taken = self.unsettled.values().filter(is_whole).filter(is_meant);
         let taken = taken.map(|taken| (&taken.message, taken.delivery_count));
-        let waiting = self.suspects.deliveries().chain(self.past.deliveries());
+        // Before the past is known nothing of the backlog is there.
+        let waiting = self.suspects.deliveries(from).chain(self.past.deliveries());
         taken.chain(waiting.map(with_count))
     }
 
@@ -398,6 +418,7 @@ impl Shell {
         let (parts, partition) = (self.parts.clone(), self.partition);
         let body = Note::of_shell(entry).encode();
         self.under_way.push(Box::pin(async move {
+            // Nobody waits for it by its number, and the broker does not look at it.
             parts.note(partition, NoteId(0), body).await;
             Done::Nothing
         }));
@@ -507,8 +528,12 @@ impl Shell {
         }
     }
 
-    /// Another worker may be active now: the backlog is let go as well.
-    fn lost(&mut self) {
+    /// What came `from` there is void. With the partition itself another worker may be active now: the backlog is let go as well.
+    fn lost(&mut self, from: Source) {
+        if from == Source::Backlog {
+            self.survive(Some(from));
+            return self.abandon(Some(from));
+        }
         self.survive(None);
         self.backlog.close();
         self.past.lost();
@@ -586,10 +611,11 @@ impl Shell {
                 } => self.call(call_id, portal_id, call),
                 Output::RefreshToken(portal_id) => self.refresh_token(portal_id),
                 Output::Publish { publish, event } => {
-                    self.to_publish.push((publish, Outbound::Enriched(event)));
+                    self.enriched.push((publish, Outbound::Enriched(event)));
                 }
                 Output::PublishPlain { publish, event } => {
-                    self.to_publish.push((publish, Outbound::Plain(event)));
+                    let of_portal = self.plain.entry(event.portal_id.clone()).or_default();
+                    of_portal.push((publish, Outbound::Plain(event)));
                 }
                 Output::Bury { publish, letter } => self.bury(publish, *letter),
                 Output::Search { publish, erasure } => self.search(publish, erasure),
@@ -647,12 +673,16 @@ impl Shell {
         }));
     }
 
-    /// Messages that became ready together go to the destinations together.
+    /// Messages that became ready together go to the destinations together. Rounds overtake one another, which enriched events tell
+    /// by their version; plain ones have none, so what a portal has of them is one round.
     fn publish_gathered(&mut self) {
-        while !self.to_publish.is_empty() {
-            let count = self.to_publish.len().min(DELIVERY_BATCH_MAX);
-            let round = Round::first(self.to_publish.drain(..count));
+        while !self.enriched.is_empty() {
+            let count = self.enriched.len().min(DELIVERY_BATCH_MAX);
+            let round = Round::first(self.enriched.drain(..count));
             self.deliver(round);
+        }
+        while let Some((_, of_portal)) = self.plain.pop_first() {
+            self.deliver(Round::first(of_portal.into_iter()));
         }
     }
 
@@ -723,7 +753,9 @@ impl Shell {
             }
             self.suspects.settled(id);
         }
-        let late = self.late.drain(..);
+        let is_meant = |late: &mut (Delivery, Source)| from.is_none_or(|from| late.1 == from);
+        let late = self.late.extract_if(.., is_meant);
+        let late = late.map(|(delivery, _)| delivery);
         for delivery in self.suspects.abandon(from).into_iter().chain(late) {
             delivery.unsettled.abandon();
         }

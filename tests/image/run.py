@@ -74,6 +74,7 @@ def environment(receiver=0, admin=0, bus_url=None):
         "CRM_RELAY__BUS__DATA_DIR": "/var/lib/crm-relay",
         "HUBSPOT_CLIENT_SECRET": "a-client-secret-for-tests",
         "HUBSPOT_TOKEN": "a-token-for-tests",
+        "MALLOC_MMAP_THRESHOLD_": "131072",
         "PATH": os.environ["PATH"],
     }
 

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crm_relay::event::{EnrichedEvent, PlainEvent};
+use crm_relay::event::{EnrichedEvent, Millis, PlainEvent};
 use crm_relay::simulator::{PortalOptions, Simulator, SimulatorOptions};
 use lapin::message::Delivery;
 use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties};
+use serde_json::json;
 
 use crate::helpers::broker;
 use crate::helpers::eventually;
@@ -285,5 +286,40 @@ async fn plain_events_go_out_while_the_portal_refuses_every_read_and_what_is_unw
     let delivered = relay.metric(delivered).await;
     assert!(delivered >= Some(1.0), "{delivered:?}");
     connection.close(200, "done".into()).await.unwrap();
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_events_of_a_portal_stay_in_order_however_many_go_out_at_once() {
+    let (url, prefix) = (broker::shared().url(), broker::unique_prefix());
+    let bus = Bus::RabbitMq {
+        url: url.clone(),
+        prefix: prefix.clone(),
+    };
+    let more = "match = [\"*.deal.#\"]\n\
+                [destination.plain]\nkind = \"queue\"\ncontent = \"event\"\n";
+    let (simulator, relay) = world(&bus, more).await;
+    let notifications: Vec<_> = (0..2_000)
+        .map(|n| {
+            json!({
+                "eventId": n, "subscriptionId": 77, "portalId": PORTAL, "appId": 5, "attemptNumber": 0,
+                "occurredAt": Millis::now().as_i64() - 60_000 + n, "subscriptionType": "contact.propertyChange",
+                "objectId": 1 + n % 7, "propertyName": "city", "propertyValue": n.to_string(),
+                "changeSource": "CRM_UI",
+            })
+        })
+        .collect();
+    relay.post(&notifications).await;
+    let mut came = Vec::new();
+    eventually("all plain events", ARRIVAL_MAX, async || {
+        for message in drain_deliveries(&url, &format!("{prefix}.destination.plain")).await {
+            let event: serde_json::Value = serde_json::from_slice(&message.data).unwrap();
+            let value = event["data"]["property_value"].as_str().unwrap();
+            came.push(value.parse::<i64>().unwrap());
+        }
+        (came.len() >= notifications.len()).then_some(())
+    })
+    .await;
+    assert!(came.is_sorted(), "{came:?}");
     simulator.stop().await;
 }

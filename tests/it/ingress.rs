@@ -103,6 +103,8 @@ impl Bus for MemoryBus {
         watch::Sender::new((0..16).collect()).subscribe()
     }
 
+    fn leave(&self) {}
+
     fn read_changelog(
         &self,
         _: u16,
@@ -558,6 +560,18 @@ async fn other_paths_are_404_and_other_methods_405() {
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(response.headers()["allow"], "POST");
     }
+    assert_eq!(relay.requests("unknown_path"), 0, "strangers' do not count");
+    assert!(relay.bus.published().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_bears_a_signature_and_comes_to_another_path_is_404_and_counted() {
+    let relay = relay();
+    let mut request = relay.signed(SECRET, format!("[{CREATION}]")).build().unwrap();
+    request.url_mut().set_path("/hubspot");
+    let response = relay.sender.client.execute(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    assert_eq!(relay.requests("unknown_path"), 1);
     assert!(relay.bus.published().is_empty());
 }
 

@@ -4,6 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crm_relay::bus::Bus;
+
+use crate::helpers::broker;
+use crate::helpers::bus::{options, start};
 use crate::rig::becomes;
 use crate::rig::checker::Checker;
 use crate::rig::deployment::{Deployment, Size};
@@ -60,4 +64,24 @@ async fn a_rolling_restart_is_not_felt() {
     assert_eq!(found.violations, 0, "{:?}", found.told);
     assert!(found.dead.is_empty(), "{:?}", found.dead);
     assert_eq!(found.backwards, 0, "no record goes backwards");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_gives_its_share_to_the_others_before_its_bus_is_closed() {
+    let options = options(broker::shared(), &broker::unique_prefix());
+    let leaver = start(options.clone()).await;
+    let share = leaver.join();
+    let other = start(options).await;
+    let others = other.join();
+    let both = async || !share.borrow().is_empty() && !others.borrow().is_empty();
+    assert!(becomes(PATIENCE, both).await, "they share");
+    let before = share.borrow().clone();
+
+    leaver.leave();
+    let partitions = usize::from(other.partitions());
+    let all = async || others.borrow().len() == partitions;
+    assert!(becomes(PATIENCE, all).await, "they are left: {others:?}");
+    assert_eq!(*share.borrow(), before, "it finishes what it has");
+    leaver.close().await;
+    other.close().await;
 }

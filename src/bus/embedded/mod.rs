@@ -315,6 +315,9 @@ impl Bus for Embedded {
         self.share.subscribe()
     }
 
+    /// There is nobody to leave.
+    fn leave(&self) {}
+
     /// A prefetch of 0 counts as 1. A destination's queue, which this bus does not have, never delivers.
     ///
     /// # Panics

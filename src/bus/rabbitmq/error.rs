@@ -73,7 +73,7 @@ pub enum RabbitMqError {
     /// that hold their events, out of order.
     #[error(
         "bus.partitions is {configured}, but the broker has {found} partitions ({queue_prefix}<n>); set \
-         bus.partitions to {found}, or drain and delete these queues before you start with another number"
+         bus.partitions to {found}, or drain and delete these queues, with every receiver's spool empty, before you start with another number"
     )]
     Partitions {
         /// What the configuration says.

@@ -41,17 +41,17 @@ pub(super) struct Membership {
     pub(super) session: watch::Receiver<Option<Arc<Session>>>,
     /// The partitions that are its own.
     pub(super) share: watch::Sender<BTreeSet<u16>>,
-    /// Resolves when the bus closes.
-    pub(super) closing: CancellationToken,
+    /// Resolves when the worker stops, or the bus closes.
+    pub(super) leaving: CancellationToken,
 }
 
 impl Membership {
-    /// Is a member, session after session, until the bus closes. Without a session its share stays what it was.
+    /// Is a member, session after session, until the worker stops. Without a session its share stays what it was.
     pub(super) async fn run(mut self) {
         let mut delays = delays();
         loop {
             let session = tokio::select! {
-                () = self.closing.cancelled() => return,
+                () = self.leaving.cancelled() => return,
                 session = self.session.wait_for(Option::is_some) => session.ok().and_then(|one| one.clone()),
             };
             let Some(session) = session else { return };
@@ -61,7 +61,7 @@ impl Membership {
                     tracing::warn!(%error, "the other workers cannot be heard; trying again")
                 }
             }
-            if self.closing.is_cancelled() {
+            if self.leaving.is_cancelled() {
                 return;
             }
             let delay = delays.next().unwrap_or(RECONNECT_DELAY_MAX);
@@ -89,7 +89,7 @@ impl Membership {
         loop {
             tokio::select! {
                 () = session.ended() => return Ok(()),
-                () = self.closing.cancelled() => return self.say(&speaking, GONE).await,
+                () = self.leaving.cancelled() => return self.say(&speaking, GONE).await,
                 () = tokio::time::sleep_until(next_beat) => {
                     self.say(&speaking, HERE).await?;
                     next_beat = tokio::time::Instant::now() + delay;

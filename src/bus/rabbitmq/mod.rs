@@ -78,6 +78,8 @@ pub struct RabbitMq {
     session: watch::Receiver<Option<Arc<Session>>>,
     connected: watch::Receiver<bool>,
     closing: CancellationToken,
+    /// Our worker stops, or the bus closes.
+    leaving: CancellationToken,
     feeds: TaskTracker,
     keeper: Mutex<Option<JoinHandle<()>>>,
     /// Whose turn it is in this process to take dead letters.
@@ -122,6 +124,7 @@ impl RabbitMq {
             metrics,
             session,
             connected,
+            leaving: closing.child_token(),
             closing,
             feeds,
             keeper: Mutex::new(Some(keeper)),
@@ -245,10 +248,14 @@ impl Bus for RabbitMq {
             topology: self.topology.clone(),
             session: self.session.clone(),
             share,
-            closing: self.closing.clone(),
+            leaving: self.leaving.clone(),
         };
         self.feeds.spawn(membership.run());
         shared
+    }
+
+    fn leave(&self) {
+        self.leaving.cancel();
     }
 
     fn consume(&self, queue: Queue, prefetch: u16) -> Consumer {

@@ -53,7 +53,7 @@ impl World {
     }
 
     fn is_free(&self) -> bool {
-        self.bus.unsettled.len() == self.suspects.deliveries().count() && self.engine.is_idle()
+        self.bus.unsettled.len() == self.suspects.deliveries(None).count() && self.engine.is_idle()
     }
 
     fn try_lot(&mut self) -> Result<(), String> {
