@@ -2,6 +2,10 @@
 # Installs Debian packages, by name, without starting the services that some of them bring.
 set -euo pipefail
 
+# One at a time.
+exec 9<"$0"
+flock 9
+
 as_root=()
 [ "$(id -u)" -eq 0 ] || as_root=(sudo)
 seconds=600

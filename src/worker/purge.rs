@@ -34,7 +34,7 @@ const GATHER_MAX: Duration = Duration::from_secs(300);
 /// The most dead letters in hand; each has at most 8 MiB.
 const LETTERS_MAX: u16 = 32;
 /// How long a pass waits for an operator who goes through the letters.
-const PATIENCE: Duration = Duration::from_secs(30);
+const CLAIM_PATIENCE: Duration = Duration::from_secs(30);
 /// When no letter comes for so long, others took them, or the bus is in trouble.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -183,7 +183,7 @@ impl Purge {
     /// Takes as many letters as there are at the start.
     async fn pass(&self, erased: &Erased) -> Result<Tally, BusUnavailable> {
         let bus = &self.parts.bus;
-        let claim = claimed(&**bus, PATIENCE);
+        let claim = claimed(&**bus, CLAIM_PATIENCE);
         let claim = self.stopping.run_until_cancelled(claim).await;
         let claim = claim.ok_or(BusUnavailable)??.ok_or(BusUnavailable)?;
         let depth = bus.depth(Queue::DeadLetters).await?;

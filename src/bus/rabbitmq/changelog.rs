@@ -75,8 +75,7 @@ async fn read_on(
         let next = next
             .await
             .map_err(|_| SessionError::Timeout(READ_TIMEOUT))?;
-        // The broker cancelled the consumer: the stream's leader moved, or it was deleted.
-        let delivery = next.ok_or(SessionError::Timeout(Duration::ZERO))??;
+        let delivery = next.ok_or(SessionError::Cancelled)??;
         let properties = &delivery.properties;
         let is_end = properties
             .kind()

@@ -110,6 +110,9 @@ pub(super) enum SessionError {
     /// The broker did not answer in time.
     #[error("the broker did not answer within {0:?}")]
     Timeout(Duration),
+    /// The broker ended the consumption: the queue's leader moved, or it was deleted.
+    #[error("the broker cancelled the consumer")]
+    Cancelled,
 }
 
 impl SessionError {
