@@ -57,7 +57,6 @@ pub enum WorkerError {
 }
 
 /// The running worker.
-#[derive(Debug)]
 pub struct Worker {
     parts: Arc<Parts>,
     stopping: CancellationToken,

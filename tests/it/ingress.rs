@@ -567,7 +567,10 @@ async fn other_paths_are_404_and_other_methods_405() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_bears_a_signature_and_comes_to_another_path_is_404_and_counted() {
     let relay = relay();
-    let mut request = relay.signed(SECRET, format!("[{CREATION}]")).build().unwrap();
+    let mut request = relay
+        .signed(SECRET, format!("[{CREATION}]"))
+        .build()
+        .unwrap();
     request.url_mut().set_path("/hubspot");
     let response = relay.sender.client.execute(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::NOT_FOUND);

@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crm_relay::bus::Bus;
-
 use crate::helpers::broker;
 use crate::helpers::bus::{options, start};
 use crate::rig::becomes;
