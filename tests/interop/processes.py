@@ -4,6 +4,7 @@ Between us and each program stands a small shell script that waits on a pipe fro
 closes, because we say so or because we are gone, the script ends the program and all that it started.
 """
 
+import random
 import socket
 import subprocess
 import time
@@ -58,8 +59,18 @@ class Process:
             time.sleep(INTERVAL_SECONDS)
 
 
+# None that Linux or the tests in Rust may take meanwhile.
+PORTS = iter(random.sample(range(10_000, 12_000), 2_000))
+
+
 def free_port():
-    """A port of the loopback address that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port of the loopback address that nobody listens on; another one each time."""
+    for port in PORTS:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+    raise RuntimeError("no port is free")

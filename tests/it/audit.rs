@@ -16,8 +16,6 @@ use crate::helpers::eventually;
 use crate::helpers::relay::{Bus, RelayProcess};
 
 const ARRIVAL_MAX: Duration = Duration::from_secs(60);
-/// Longer than it takes until an event that has not ended is noted as open.
-const NOTED_AFTER: Duration = Duration::from_secs(3);
 
 fn created(id: u64) -> Value {
     json!({
@@ -125,13 +123,15 @@ async fn set_latency(simulator: &Simulator, latency: Duration) {
 async fn what_a_worker_has_in_its_hands_is_no_hole(bus: Bus) {
     let (simulator, relay) = world(&bus, PortalOptions::new(PORTAL), "").await;
     let id = simulator.control().ids(PORTAL, "contacts").unwrap()[0];
-    set_latency(&simulator, Duration::from_secs(8)).await;
+    set_latency(&simulator, Duration::from_secs(15)).await;
     relay.post(&[created(id)]).await;
-    tokio::time::sleep(NOTED_AFTER).await;
-    let (adds_up, report) = relay.audit(&[]).await;
-    assert!(adds_up, "{report:?}");
-    assert_eq!(report.portals[&"8241".into()].open, 1, "{report:?}");
-    assert_eq!(report.partitions[0].in_hand, Some(1), "{report:?}");
+    eventually("it is open, and in hand", ARRIVAL_MAX, async || {
+        let (adds_up, report) = relay.audit(&[]).await;
+        assert!(adds_up, "{report:?}");
+        let partition = report.partitions.first()?;
+        (partition.open == 1 && partition.in_hand == Some(1)).then_some(())
+    })
+    .await;
     set_latency(&simulator, Duration::ZERO).await;
     let account = account_when_all_ended(&relay, 1).await;
     assert_eq!(account.destinations["out"].delivered, 1);
@@ -160,10 +160,13 @@ async fn what_waits_for_a_token_is_open_and_no_hole_and_ends_after_it_was_mended
     }
     // HubSpot repeats itself.
     relay.post(&events[..1]).await;
-    tokio::time::sleep(NOTED_AFTER).await;
-    let (adds_up, report) = relay.audit(&[]).await;
-    assert!(adds_up, "{report:?}");
-    assert_eq!(report.portals[&"8241".into()].open, 20, "{report:?}");
+    eventually("all are open", ARRIVAL_MAX, async || {
+        let (adds_up, report) = relay.audit(&[]).await;
+        assert!(adds_up, "{report:?}");
+        let account = report.portals.get(&"8241".into())?;
+        (account.open == 20).then_some(())
+    })
+    .await;
     // It is known after a crash as well.
     relay.kill();
     hubspot.set_revoked(PORTAL, false).unwrap();
@@ -177,7 +180,11 @@ async fn what_waits_for_a_token_is_open_and_no_hole_and_ends_after_it_was_mended
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_token_nobody_is_told() {
     let (simulator, relay) = world(&Bus::Embedded, PortalOptions::new(PORTAL), "").await;
-    let answer = reqwest::get(relay.admin_url("/audit")).await.unwrap();
+    let answer = crate::rig::http()
+        .get(relay.admin_url("/audit"))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 401);
     simulator.stop().await;
 }

@@ -240,7 +240,13 @@ impl Drop for Running {
 
 async fn status(url: &str) -> u16 {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::get(url).await.unwrap().status().as_u16()
+    crate::rig::http()
+        .get(url)
+        .send()
+        .await
+        .unwrap()
+        .status()
+        .as_u16()
 }
 
 #[tokio::test]

@@ -392,7 +392,7 @@ async fn an_operator_lists_shows_replays_and_discards_on_the_embedded_bus() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_answered_without_the_token() {
     let world = World::start(Bus::Embedded, "").await;
-    let client = reqwest::Client::new();
+    let client = crate::rig::http();
     for (path, token) in [
         ("/dead/list", None),
         ("/dead/replay", Some("x")),

@@ -280,7 +280,6 @@ async fn plain_events_go_out_while_the_portal_refuses_every_read_and_what_is_unw
             .await
             .is_empty()
     );
-    hubspot.set_revoked(PORTAL, false).unwrap();
     // The contact's events have ended, though nothing could be read.
     let delivered = "crm_relay_enrich_events_total{ending=\"delivered\"}";
     let delivered = relay.metric(delivered).await;

@@ -135,12 +135,12 @@ fn file(folder: &Path, portal: u64) -> std::path::PathBuf {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_oauth_portal_is_enriched_over_many_lives_of_its_access_token_without_a_401() {
-    let portal = oauth(Duration::from_secs(3), false);
+    let portal = oauth(Duration::from_secs(6), false);
     let world = World::start(vec![portal], &[(PORTAL, &oauth_file())]).await;
     let mut changes = Vec::new();
     for _ in 0..40 {
         changes.push(world.change(PORTAL));
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
     for change in &changes {
         world.arrives("every change", change).await;
@@ -278,7 +278,7 @@ async fn the_api_adds_pauses_resumes_and_removes_and_lets_nobody_else_in() {
     let world = World::start(portals.to_vec(), &[]).await;
     let relay = &world.relay;
     for authorization in [None, Some("Bearer "), Some("Bearer wrong"), Some("Basic x")] {
-        let mut request = reqwest::Client::new().get(relay.admin_url("/portals"));
+        let mut request = crate::rig::http().get(relay.admin_url("/portals"));
         if let Some(value) = authorization {
             request = request.header("Authorization", value);
         }

@@ -178,7 +178,13 @@ async fn a_full_spool_is_answered_503_until_the_broker_has_emptied_it() {
     })
     .await;
     assert_eq!(relay.post_body(large).await, 204);
-    let dead = broker_depth(&parts, "dead.letters").await;
+    let mut dead = 0;
+    eventually("all are there", PATIENCE, async || {
+        dead += broker_depth(&parts, "dead.letters").await;
+        (dead > taken).then_some(())
+    })
+    .await;
+    dead += broker_depth(&parts, "dead.letters").await;
     assert_eq!(dead, taken + 1);
     assert!(relay.terminate().await.success());
     assert!(relay.log().contains("the spool is empty"));

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -114,10 +115,21 @@ def selects(selector, labels):
     return all(labels.get(key) == value for key, value in selector.items())
 
 
+# None that Linux or the tests in Rust may take meanwhile.
+PORTS = iter(random.sample(range(10_000, 12_000), 2_000))
+
+
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port of the loopback address that nobody listens on; another one each time."""
+    for port in PORTS:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+    raise RuntimeError("no port is free")
 
 
 def status(url):

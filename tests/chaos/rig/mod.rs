@@ -23,6 +23,12 @@ use std::time::{Duration, Instant};
 /// How long between two looks at anything that is waited for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// A client for loopback. It reads no certificates of the system's, which costs more than a request.
+pub fn http() -> reqwest::Client {
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]);
+    client.build().expect("its settings are right")
+}
+
 /// Waits until `look` is true, or `within` is over; whether it became true.
 pub async fn becomes(within: Duration, mut look: impl AsyncFnMut() -> bool) -> bool {
     let deadline = Instant::now() + within;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::becomes;
 use super::deployment::ADMIN_TOKEN;
+use super::{becomes, http};
 use crate::helpers::metric::metric;
 
 /// How long a process may take to be ready, or to end.
@@ -145,7 +145,7 @@ impl Relay {
     pub async fn ready(&self) {
         let url = format!("http://{}/readyz", self.admin);
         let ready = becomes(PATIENCE, async || {
-            let answer = reqwest::get(&url).await;
+            let answer = http().get(&url).send().await;
             answer.is_ok_and(|answer| answer.status().is_success())
         });
         assert!(ready.await, "{:?} is not ready", self.folder);
@@ -159,7 +159,7 @@ impl Relay {
 
     /// The value of a series of its metrics.
     pub async fn metric(&self, series: &str) -> Option<f64> {
-        let request = reqwest::Client::new().get(format!("http://{}/metrics", self.admin));
+        let request = http().get(format!("http://{}/metrics", self.admin));
         let answer = request.bearer_auth(ADMIN_TOKEN).send().await.ok()?;
         metric(&answer.text().await.ok()?, series)
     }

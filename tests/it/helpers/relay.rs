@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::ports::free_address;
 use super::{contract, eventually, metric, signature};
+use crate::rig::http;
 
 pub const CLIENT_SECRET: &str = "a-client-secret-for-tests";
 pub const CLIENT_ID: &str = "a-client-id-for-tests";
@@ -126,7 +127,7 @@ impl RelayProcess {
         self.child = Some(child);
         let ready = format!("http://{}/readyz", self.admin);
         eventually("the relay is ready", Duration::from_secs(30), async || {
-            let answer = reqwest::get(&ready).await.ok()?;
+            let answer = http().get(&ready).send().await.ok()?;
             answer.status().is_success().then_some(())
         })
         .await;
@@ -199,9 +200,7 @@ impl RelayProcess {
     ) -> (u16, serde_json::Value) {
         let url = format!("http://{}/portals{path}", self.admin);
         let method = method.parse().unwrap();
-        let mut request = reqwest::Client::new()
-            .request(method, url)
-            .bearer_auth(ADMIN_TOKEN);
+        let mut request = http().request(method, url).bearer_auth(ADMIN_TOKEN);
         if let Some(body) = body {
             request = request.body(body.to_string());
         }
@@ -234,14 +233,14 @@ impl RelayProcess {
 
     /// The status of a probe.
     pub async fn probe(&self, path: &str) -> u16 {
-        let answer = reqwest::get(format!("http://{}{path}", self.admin)).await;
+        let answer = http().get(self.admin_url(path)).send().await;
         answer.unwrap().status().as_u16()
     }
 
     /// The status that a request without a signature gets; `None` when the port does not listen.
     pub async fn unsigned_request(&self) -> Option<u16> {
         let url = format!("http://{}/webhooks/hubspot", self.receiver);
-        let answer = reqwest::Client::new().post(url).body("[]").send().await;
+        let answer = http().post(url).body("[]").send().await;
         answer.ok().map(|answer| answer.status().as_u16())
     }
 
@@ -254,7 +253,7 @@ impl RelayProcess {
     /// Posts a body, signed; the status it is answered with.
     pub async fn post_body(&self, body: Vec<u8>) -> u16 {
         let (signature, timestamp) = signed(&body);
-        let answer = reqwest::Client::new()
+        let answer = http()
             .post(format!("http://{}/webhooks/hubspot", self.receiver))
             .header("X-HubSpot-Signature-v3", signature)
             .header("X-HubSpot-Request-Timestamp", timestamp)
@@ -290,9 +289,7 @@ impl RelayProcess {
     }
 
     pub async fn metrics(&self) -> String {
-        let answer = reqwest::get(format!("http://{}/metrics", self.admin))
-            .await
-            .unwrap();
+        let answer = http().get(self.admin_url("/metrics")).send().await.unwrap();
         answer.text().await.unwrap()
     }
 

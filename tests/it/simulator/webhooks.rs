@@ -218,7 +218,8 @@ async fn an_import_comes_in_full_batches_and_nothing_is_lost_or_made_up() {
     desk.control.pause();
     desk.simulator.set_webhook(target.webhook());
     let ids = desk.control.import(PORTAL, "contacts", 60).unwrap();
-    assert!(target.posted().is_empty());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(target.posted().is_empty(), "it is paused");
     desk.control.resume();
     assert!(desk.control.settled(SETTLED).await);
     let counts = desk.control.counters(PORTAL).unwrap().notifications;

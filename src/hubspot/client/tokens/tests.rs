@@ -160,8 +160,12 @@ async fn a_token_is_renewed_before_it_ends_and_calls_go_on_with_the_old_one() {
         assert_eq!(header().await, "Bearer CJ-1", "it still works");
     }
     until(|| server.asked() == 2).await;
-    tokio::time::sleep(LATENCY * 5).await;
-    assert_eq!(header().await, "Bearer CJ-2");
+    let mut tries = 0;
+    while header().await != "Bearer CJ-2" {
+        tries += 1;
+        assert!(tries < 400, "the answer does not come");
+        tokio::time::sleep(LATENCY / 5).await;
+    }
     assert_eq!(server.asked(), 2);
 }
 
@@ -281,7 +285,7 @@ async fn a_renewal_that_fails_leaves_the_token_and_is_not_repeated_by_every_call
     let tokens = server.tokens(&["hush"], None);
     tokens.authorization(&portal()).await.unwrap();
     advance(Duration::from_secs(1_600)).await;
-    for _ in 0..50 {
+    for _ in 0..10 {
         assert_eq!(
             tokens.authorization(&portal()).await.unwrap(),
             "Bearer CJ-1"
