@@ -298,7 +298,7 @@ async fn plain_events_of_a_portal_stay_in_order_however_many_go_out_at_once() {
     let more = "match = [\"*.deal.#\"]\n\
                 [destination.plain]\nkind = \"queue\"\ncontent = \"event\"\n";
     let (simulator, relay) = world(&bus, more).await;
-    let notifications: Vec<_> = (0..2_000)
+    let notifications: Vec<_> = (0..8_000)
         .map(|n| {
             json!({
                 "eventId": n, "subscriptionId": 77, "portalId": PORTAL, "appId": 5, "attemptNumber": 0,
