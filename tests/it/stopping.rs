@@ -4,8 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::helpers::broker;
+use crm_relay::bus::partition_of;
+use crm_relay::simulator::{Control, Fault, PortalOptions, Simulator, SimulatorOptions};
+
 use crate::helpers::bus::{options, start};
+use crate::helpers::queue::drain;
+use crate::helpers::relay::{Bus, RelayProcess};
+use crate::helpers::{broker, eventually};
 use crate::rig::becomes;
 use crate::rig::checker::Checker;
 use crate::rig::deployment::{Deployment, Size};
@@ -82,4 +87,86 @@ async fn who_leaves_gives_its_share_to_the_others_before_its_bus_is_closed() {
     assert_eq!(*share.borrow(), before, "it finishes what it has");
     leaver.close().await;
     other.close().await;
+}
+
+/// How long what a stopping worker has finished may stay away: much less than it waits for what hangs, 23 s.
+const FINISHED_AWAY_MAX: Duration = Duration::from_secs(12);
+
+/// A portal of each of so many partitions.
+fn portals(partitions: u16) -> Vec<PortalOptions> {
+    let of = |n: u16| {
+        move |portal: &u64| partition_of(&portal.to_string().as_str().into(), partitions) == n
+    };
+    let portals = (0..partitions).map(|n| (1_000_u64..).find(of(n)).unwrap());
+    portals.map(PortalOptions::new).collect()
+}
+
+/// Changes a record of the portal; what the message about it is about.
+fn change(hubspot: &Control, portal: u64) -> (String, String) {
+    let id = hubspot.create(portal, "contacts", &[]).unwrap();
+    (portal.to_string(), format!("contact/{id}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_stops_hands_over_what_it_has_finished_though_something_else_hangs() {
+    let (url, prefix) = (broker::shared().url(), broker::unique_prefix());
+    let bus = Bus::RabbitMq {
+        url: url.clone(),
+        prefix: prefix.clone(),
+    };
+    let portals = portals(4);
+    let simulator = Simulator::start(SimulatorOptions {
+        portals: portals.clone(),
+        ..SimulatorOptions::default()
+    });
+    let simulator = simulator.await.unwrap();
+    let hubspot = simulator.control();
+    let leaver = RelayProcess::start(&simulator, &portals, &bus, "").await;
+    let other = RelayProcess::start(&simulator, &portals, &bus, "").await;
+    eventually("each has two", PATIENCE, async || {
+        let partitions = "crm_relay_worker_partitions";
+        let of = (
+            leaver.metric(partitions).await,
+            other.metric(partitions).await,
+        );
+        (of == (Some(2.0), Some(2.0))).then_some(())
+    })
+    .await;
+
+    // One after the other, until the leaver has it.
+    let mut left: Vec<u64> = portals.iter().map(|portal| portal.id).collect();
+    let waiting = async |relay: &RelayProcess| {
+        let waiting = relay.metric("crm_relay_enrich_waiting_events").await;
+        waiting.unwrap_or(0.0)
+    };
+    let mut with_other = 0.0;
+    loop {
+        let portal = left.pop().expect("it has two of the four");
+        hubspot.fail_next(Fault::Hang, "0-1/batch/read");
+        change(&hubspot, portal);
+        let hangs = eventually("a call hangs", PATIENCE, async || {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let (here, there) = (waiting(&leaver).await, waiting(&other).await);
+            (here > 0.0 || there > with_other).then_some(here > 0.0)
+        });
+        if hangs.await {
+            break;
+        }
+        with_other = waiting(&other).await;
+    }
+    leaver.ask_to_stop();
+    let mut open: Vec<_> = left
+        .iter()
+        .map(|portal| change(&hubspot, *portal))
+        .collect();
+    eventually("what does not hang comes", FINISHED_AWAY_MAX, async || {
+        for event in drain(&url, &format!("{prefix}.destination.out")).await {
+            let came = (event.data.portal_id.to_string(), event.subject.to_string());
+            open.retain(|one| *one != came);
+        }
+        open.is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(leaver.probe("/livez").await, 200, "it is still stopping");
+    simulator.stop().await;
 }
