@@ -38,6 +38,10 @@ const ANSWER_MAX: Duration = Duration::from_secs(15);
 const LOOK_INTERVAL: Duration = Duration::from_millis(300);
 /// Roll calls after which an event that was nowhere is a hole: it may have been on its way from one place to the other.
 const ROLL_CALLS: usize = 3;
+/// What is found where events are open, and no worker says whether it has them.
+const NOBODY_ANSWERED: &str = "no worker said what it has in hand: the partition is changing hands, or its worker is reading what was \
+                               noted or has no place left; ask again when crm_relay_bus_queue_messages is 0. Where no worker runs: \
+                               audit --settled";
 /// Wait between them.
 const ROLL_CALL_INTERVAL: Duration = Duration::from_secs(3);
 /// Notes read ahead.
@@ -210,13 +214,11 @@ impl<'b> Reader<'b> {
             if waits {
                 return Ok(HashSet::new());
             }
-            if settled {
+            if settled || missing.is_empty() {
                 return Ok(missing);
             }
             if in_hand.is_none() {
-                let found = "nobody said what they have in hand: the partition is changing hands, or its worker is reading what \
-                             was noted; ask again";
-                self.books.find(found.to_owned());
+                self.books.find(NOBODY_ANSWERED.to_owned());
                 return Ok(HashSet::new());
             }
         }

@@ -350,7 +350,7 @@ impl Shell {
     /// Notes which events are in our hands, for an audit that asks.
     fn answer_roll_call(&self, call: u64) {
         let taken = self.unsettled.values().map(|taken| &taken.message);
-        let waiting = self.suspects.deliveries(None);
+        let waiting = self.suspects.deliveries(None).chain(self.past.deliveries());
         let waiting = waiting.chain(self.late.iter().map(|(delivery, _)| delivery));
         let batches = taken.chain(waiting.map(|delivery| &delivery.message));
         let batches = batches.filter_map(|message| Batch::decode(&message.body).ok());

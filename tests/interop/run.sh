@@ -45,5 +45,6 @@ mapfile -t packages < <(missing_packages)
 [ "${#packages[@]}" -eq 0 ] || tests/apt-install.sh "${packages[@]}"
 install_python
 install_node
+# As `cargo test` builds it: nothing is built twice.
 timeout --foreground "$build_seconds" cargo build --locked --quiet --profile test --bin crm-relay --example rust
 exec timeout --foreground --kill-after=60 "$run_seconds" "$tools/venv/bin/python" -B tests/interop/run.py "$target/debug/crm-relay" "$tools/npm/node_modules"

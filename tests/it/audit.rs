@@ -53,9 +53,13 @@ async fn note_arrival(bus: &dyn bus::Bus, number: u64, events: &[Event]) {
 }
 
 async fn settled(bus: &dyn bus::Bus) -> Report {
+    audited(bus, true).await
+}
+
+async fn audited(bus: &dyn bus::Bus, settled: bool) -> Report {
     let question = Question {
         since: Millis::default(),
-        settled: true,
+        settled,
     };
     audit(bus, question).await.unwrap()
 }
@@ -186,5 +190,20 @@ async fn without_the_token_nobody_is_told() {
         .await
         .unwrap();
     assert_eq!(answer.status(), 401);
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_worker_answers_for_is_a_finding_and_no_hole() {
+    let bus = Bus::Embedded;
+    let (simulator, mut relay) = world(&bus, PortalOptions::new(PORTAL), "").await;
+    assert!(relay.terminate().await.success());
+    let store = open(&bus, &relay).await;
+    note_arrival(&*store, 1, &[event(&created(1))]).await;
+    let report = audited(&*store, false).await;
+    assert!(report.holes.is_empty(), "{report:?}");
+    assert_eq!(report.findings.len(), 1, "{report:?}");
+    assert!(report.findings[0].contains("no worker said"), "{report:?}");
+    store.close().await;
     simulator.stop().await;
 }

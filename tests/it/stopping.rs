@@ -76,12 +76,15 @@ async fn who_leaves_gives_its_share_to_the_others_before_its_bus_is_closed() {
     let share = leaver.join();
     let other = start(options).await;
     let others = other.join();
-    let both = async || !share.borrow().is_empty() && !others.borrow().is_empty();
-    assert!(becomes(PATIENCE, both).await, "they share");
+    let partitions = usize::from(other.partitions());
+    let shared = async || {
+        let (ours, theirs) = (share.borrow().len(), others.borrow().len());
+        ours > 0 && theirs > 0 && ours + theirs == partitions
+    };
+    assert!(becomes(PATIENCE, shared).await, "they share");
     let before = share.borrow().clone();
 
     leaver.leave();
-    let partitions = usize::from(other.partitions());
     let all = async || others.borrow().len() == partitions;
     assert!(becomes(PATIENCE, all).await, "they are left: {others:?}");
     assert_eq!(*share.borrow(), before, "it finishes what it has");

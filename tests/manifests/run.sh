@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 target="$(realpath -m "${CARGO_TARGET_DIR:-target}")"
 tools="$target/manifests"
 install_seconds=600
-build_seconds=3000 # as `cargo test` builds it, or what other tests run at the same time would be replaced
+build_seconds=3000
 run_seconds=300
 
 # Debian 12 has no kustomize that knows components. Debian 13's package needs nothing that 12 has not, and comes, signed, from
@@ -41,6 +41,7 @@ if ! cmp -s tests/manifests/requirements.txt "$tools/requirements.txt"; then
     cp tests/manifests/requirements.txt "$tools/"
 fi
 [ -x "$tools/bin/kustomize" ] || fetch_kustomize
+# As `cargo test` builds it (the example brings the features of dev-dependencies), or what other tests are running would be replaced.
 timeout --foreground "$build_seconds" cargo build --locked --quiet --profile test --bin crm-relay --example rust
 export PATH="$tools/bin:$tools/venv/bin:$PATH"
 exec timeout --foreground --kill-after=30 "$run_seconds" "$tools/venv/bin/python" -B tests/manifests/run.py "$target/debug/crm-relay"
