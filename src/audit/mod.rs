@@ -38,12 +38,12 @@ const ANSWER_MAX: Duration = Duration::from_secs(15);
 const LOOK_INTERVAL: Duration = Duration::from_millis(300);
 /// Roll calls after which an event that was nowhere is a hole: it may have been on its way from one place to the other.
 const ROLL_CALLS: usize = 3;
-/// What is found where events are open, and no worker says whether it has them.
-const NOBODY_ANSWERED: &str = "no worker said what it has in hand: the partition is changing hands, or its worker is reading what was \
-                               noted or has no place left; ask again when crm_relay_bus_queue_messages is 0. Where no worker runs: \
-                               audit --settled";
 /// Wait between them.
 const ROLL_CALL_INTERVAL: Duration = Duration::from_secs(3);
+/// What is found where events are open, and no worker says whether it has them.
+const NOBODY_ANSWERED: &str = "no worker said what it has in hand: the partition is changing hands, or its worker is reading what was \
+                               noted or has no place left; ask again when crm_relay_bus_queue_messages{queue=\"intake\"} is 0. Where no worker runs: \
+                               crm-relay audit --settled";
 /// Notes read ahead.
 const NOTES_AHEAD_MAX: usize = 64;
 

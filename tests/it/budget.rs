@@ -5,7 +5,6 @@ use std::time::Duration;
 use crm_relay::event::{EnrichedEvent, Millis};
 use crm_relay::simulator::{Limits, PortalOptions};
 
-use crate::helpers::broker;
 use crate::helpers::queue::drain;
 use crate::helpers::relay::{Bus, RelayProcess};
 use crate::recovery::{Versions, all_arrives, count, shares_become, simulator, the_ledger_agrees};
@@ -46,11 +45,7 @@ async fn three_workers_keep_within_each_portals_budget_while_its_partition_moves
         })
         .collect();
     let simulator = simulator(&portals).await;
-    let (url, prefix) = (broker::shared().url(), broker::unique_prefix());
-    let bus = Bus::RabbitMq {
-        url: url.clone(),
-        prefix: prefix.clone(),
-    };
+    let (bus, url, prefix) = Bus::on_rabbitmq();
     let start = async || RelayProcess::start(&simulator, &portals, &bus, "").await;
     let control = simulator.control();
     let mut first = start().await;

@@ -15,6 +15,7 @@ use lapin::options::QueueDeleteOptions;
 use lapin::{Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
+use crate::erasure::on_rabbitmq;
 use crate::helpers::broker;
 use crate::helpers::bus::{next_delivery, options, start};
 use crate::helpers::eventually;
@@ -33,13 +34,6 @@ const LETTERS: usize = 150;
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 /// A value that nothing but `dead show` may tell.
 const VALUE: &str = "Verity Wertvoll";
-
-fn on_rabbitmq() -> Bus {
-    Bus::RabbitMq {
-        url: broker::shared().url(),
-        prefix: broker::unique_prefix(),
-    }
-}
 
 fn embedded(folder: &std::path::Path) -> Arc<dyn bus::Bus> {
     let options = EmbeddedOptions {

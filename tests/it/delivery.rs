@@ -415,11 +415,7 @@ async fn a_relay_that_is_not_ready_any_more_still_answers_for_the_delay() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_queue_gets_what_its_patterns_match_and_so_does_one_bound_by_others() {
-    let (url, prefix) = (broker::shared().url(), broker::unique_prefix());
-    let bus = Bus::RabbitMq {
-        url: url.clone(),
-        prefix: prefix.clone(),
-    };
+    let (bus, url, prefix) = Bus::on_rabbitmq();
     let more = "[destination.deals]\nkind = \"queue\"\nmatch = [\"*.deal.#\"]\n\
                 [destination.small]\nkind = \"queue\"\nmatch = [\"*.company.#\"]\nmax_length_bytes = \"1 KiB\"\n";
     let (simulator, relay) = world(&bus, PortalOptions::new(PORTAL), more).await;

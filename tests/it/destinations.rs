@@ -11,7 +11,6 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties};
 use serde_json::json;
 
-use crate::helpers::broker;
 use crate::helpers::eventually;
 use crate::helpers::queue::{drain, drain_deliveries};
 use crate::helpers::relay::{Bus, RelayProcess};
@@ -38,6 +37,10 @@ fn header(delivery: &Delivery, name: &str) -> Option<String> {
     }
 }
 
+/// Everything as plain events, and of the rest deals alone: `out` is the destination that the helper makes.
+const PLAIN_ALONE: &str =
+    "match = [\"*.deal.#\"]\n[destination.plain]\nkind = \"queue\"\ncontent = \"event\"\n";
+
 const DESTINATIONS: &str = r#"
 [destination.customers]
 kind = "queue"
@@ -61,11 +64,7 @@ match = ["*.contact.property_changed.#"]
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_destination_gets_its_events_its_view_of_the_record_and_its_format() {
-    let (url, prefix) = (broker::shared().url(), broker::unique_prefix());
-    let bus = Bus::RabbitMq {
-        url: url.clone(),
-        prefix: prefix.clone(),
-    };
+    let (bus, url, prefix) = Bus::on_rabbitmq();
     let (simulator, _relay) = world(&bus, DESTINATIONS).await;
     let hubspot = simulator.control();
     let properties = [("email", "zoe@example.com"), ("lifecyclestage", "lead")];
@@ -207,15 +206,8 @@ async fn each_destination_gets_its_events_its_view_of_the_record_and_its_format(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plain_events_go_out_while_the_portal_refuses_every_read_and_what_is_unwanted_asks_for_none()
  {
-    let (url, prefix) = (broker::shared().url(), broker::unique_prefix());
-    let bus = Bus::RabbitMq {
-        url: url.clone(),
-        prefix: prefix.clone(),
-    };
-    // `out` is the destination that the helper makes.
-    let more = "match = [\"*.deal.#\"]\n\
-                [destination.plain]\nkind = \"queue\"\ncontent = \"event\"\n";
-    let (simulator, mut relay) = world(&bus, more).await;
+    let (bus, url, prefix) = Bus::on_rabbitmq();
+    let (simulator, mut relay) = world(&bus, PLAIN_ALONE).await;
     relay.set_env("CRM_RELAY__BUS__ENRICHED_TOPIC", "[]");
     relay.set_env("CRM_RELAY__BUS__EVENTS_TOPIC", "*.contacts.created");
     relay.kill();
@@ -290,14 +282,8 @@ async fn plain_events_go_out_while_the_portal_refuses_every_read_and_what_is_unw
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plain_events_of_a_portal_stay_in_order_however_many_go_out_at_once() {
-    let (url, prefix) = (broker::shared().url(), broker::unique_prefix());
-    let bus = Bus::RabbitMq {
-        url: url.clone(),
-        prefix: prefix.clone(),
-    };
-    let more = "match = [\"*.deal.#\"]\n\
-                [destination.plain]\nkind = \"queue\"\ncontent = \"event\"\n";
-    let (simulator, relay) = world(&bus, more).await;
+    let (bus, url, prefix) = Bus::on_rabbitmq();
+    let (simulator, relay) = world(&bus, PLAIN_ALONE).await;
     let notifications: Vec<_> = (0..8_000)
         .map(|n| {
             json!({

@@ -30,10 +30,7 @@ const NEIGHBOUR: &str = "Nathalie Nachbar";
 const DELIVERIES_MAX: usize = 101;
 
 pub(crate) fn on_rabbitmq() -> Bus {
-    Bus::RabbitMq {
-        url: broker::shared().url(),
-        prefix: broker::unique_prefix(),
-    }
+    Bus::on_rabbitmq().0
 }
 
 async fn world(bus: &Bus) -> (Simulator, RelayProcess) {

@@ -250,11 +250,7 @@ async fn the_relay_is_killed_under_load_on_the_embedded_bus_and_nothing_is_lost(
 async fn the_relay_is_killed_under_load_on_rabbitmq_and_nothing_is_lost() {
     let portals = portals();
     let simulator = simulator(&portals).await;
-    let (url, prefix) = (broker::shared().url(), broker::unique_prefix());
-    let bus = Bus::RabbitMq {
-        url: url.clone(),
-        prefix: prefix.clone(),
-    };
+    let (bus, url, prefix) = Bus::on_rabbitmq();
     let mut relay = RelayProcess::start(&simulator, &portals, &bus, "").await;
     kill_the_relay_under_load(&simulator, &mut relay).await;
     let queue = format!("{prefix}.destination.out");
@@ -328,11 +324,7 @@ async fn workers_that_come_and_go_share_the_partitions_and_lose_nothing() {
         })
         .collect();
     let simulator = simulator(&portals).await;
-    let (url, prefix) = (broker::shared().url(), broker::unique_prefix());
-    let bus = Bus::RabbitMq {
-        url: url.clone(),
-        prefix: prefix.clone(),
-    };
+    let (bus, url, prefix) = Bus::on_rabbitmq();
     let start = async || RelayProcess::start(&simulator, &portals, &bus, "").await;
     let mut first = start().await;
     shares_become(&[&first], &[4]).await;

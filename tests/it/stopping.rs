@@ -112,11 +112,7 @@ fn change(hubspot: &Control, portal: u64) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_stops_hands_over_what_it_has_finished_though_something_else_hangs() {
-    let (url, prefix) = (broker::shared().url(), broker::unique_prefix());
-    let bus = Bus::RabbitMq {
-        url: url.clone(),
-        prefix: prefix.clone(),
-    };
+    let (bus, url, prefix) = Bus::on_rabbitmq();
     let portals = portals(4);
     let simulator = Simulator::start(SimulatorOptions {
         portals: portals.clone(),

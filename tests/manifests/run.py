@@ -2,10 +2,8 @@
 
 import json
 import os
-import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +17,7 @@ import kubernetes_validate
 import yaml
 from cloudcoil.models.keda import v1alpha1 as keda
 from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
-from live import DESTINATION, live_metrics
+from live import DESTINATION, free_port, live_metrics
 
 PROGRAM = sys.argv[1]
 HERE = os.path.dirname(__file__)
@@ -113,23 +111,6 @@ def of_kind(manifests, *kinds):
 
 def selects(selector, labels):
     return all(labels.get(key) == value for key, value in selector.items())
-
-
-# None that Linux or the tests in Rust may take meanwhile.
-PORTS = iter(random.sample(range(10_000, 12_000), 2_000))
-
-
-def free_port():
-    """A port of the loopback address that nobody listens on; another one each time."""
-    for port in PORTS:
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                continue
-    raise RuntimeError("no port is free")
 
 
 def status(url):

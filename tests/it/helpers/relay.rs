@@ -12,7 +12,7 @@ use crm_relay::simulator::{PortalOptions, Simulator, WebhookOptions};
 use tempfile::TempDir;
 
 use super::ports::free_address;
-use super::{contract, eventually, metric, signature};
+use super::{broker, contract, eventually, metric, signature};
 use crate::rig::http;
 
 pub const CLIENT_SECRET: &str = "a-client-secret-for-tests";
@@ -25,6 +25,18 @@ pub const PUBLIC_URL: &str = "https://relay.example.com/webhooks/hubspot";
 pub enum Bus {
     Embedded,
     RabbitMq { url: String, prefix: String },
+}
+
+impl Bus {
+    /// The shared broker, with names of its own: the bus, the broker's URL, and what the names begin with.
+    pub fn on_rabbitmq() -> (Self, String, String) {
+        let (url, prefix) = (broker::shared().url(), broker::unique_prefix());
+        let bus = Self::RabbitMq {
+            url: url.clone(),
+            prefix: prefix.clone(),
+        };
+        (bus, url, prefix)
+    }
 }
 
 /// One relay, which may be killed and started again with the same configuration.
